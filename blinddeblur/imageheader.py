@@ -1,0 +1,211 @@
+"""What the bytes of an image file say before a pixel is decoded: its format, its size, and whether it is whole.
+
+OpenCV converts CMYK, takes the first picture of several, and misreads some TIFF files without a word. All of that
+is refused here, in words. Messages do not name the file: the caller does.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from blinddeblur import tifftags
+from blinddeblur.errors import PhotoError
+from blinddeblur.tifftags import CUT_OFF
+
+_CMYK = "The picture is in CMYK, the colours of printing. Convert it to RGB first."
+_SEVERAL = (
+    "The file holds several pictures (an animation or pages). Only single pictures are restored: save one of them."
+)
+_UNKNOWN = "The file is not a JPEG, PNG, TIFF, WebP or BMP picture. Convert it to one of these first."
+
+# Segments of a JPEG, also behind the compressed data of a scan, where 0xff is always followed by 0 or a restart marker.
+_JPEG_MARKER = re.compile(rb"\xff+([\xc0-\xcf\xd9-\xfe])")
+_JPEG_END = 0xD9
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_GREY_TYPES = (0, 4)
+
+_WEBP_ANIMATED = 0x02
+
+# (photometric interpretation, samples per pixel): grey twice, RGB, RGB and alpha, palette, YCbCr.
+_TIFF_LAYOUTS = {(0, 1), (1, 1), (2, 3), (2, 4), (3, 1), (6, 3)}
+
+
+@dataclass(frozen=True)
+class Header:
+    """Size in pixels as stored, before any rotation, and what the decoder would not tell.
+
+    format: "JPEG", "PNG", "TIFF", "WebP" or "BMP". grey: the colours are shades of grey even where the decoder gives
+    three channels. page: the directory of a TIFF. inverted: 0 means white.
+    """
+
+    format: str
+    width: int
+    height: int
+    grey: bool = False
+    page: tifftags.Directory | None = None
+    inverted: bool = False
+
+
+def read_header(data: bytes) -> Header:
+    """Header of an image file given as its bytes; the format is told from the bytes, not from a name.
+
+    Raises PhotoError for a file that is cut off, holds several pictures, is in CMYK or of another kind that would not
+    be decoded faithfully, or is no picture.
+    """
+    try:
+        if data.startswith(b"\xff\xd8\xff"):
+            return _jpeg(data)
+        if data.startswith(_PNG_SIGNATURE):
+            return _png(data)
+        if data.startswith((b"II*\0", b"MM\0*")):
+            return _tiff(data)
+        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+            return _webp(data)
+        if data.startswith(b"BM"):
+            return _bmp(data)
+    except struct.error as error:
+        raise PhotoError(CUT_OFF) from error
+    raise PhotoError(_SEVERAL if data.startswith(b"GIF8") else _UNKNOWN)
+
+
+def _jpeg(data: bytes) -> Header:
+    header = None
+    for marker, segment in _jpeg_segments(data):
+        if marker in _JPEG_FRAMES:
+            precision, height, width, components = struct.unpack_from(">BHHB", segment)
+            if precision != 8:
+                raise PhotoError(
+                    f"The JPEG has {precision} bits per sample. Convert it to an 8-bit JPEG or a 16-bit PNG."
+                )
+            if components == 4:
+                raise PhotoError(_CMYK)
+            header = Header("JPEG", width, height, grey=components == 1)
+    if header is None:
+        raise PhotoError(CUT_OFF)
+    return header
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of each segment. Raises PhotoError when the end marker of the picture is missing.
+
+    What follows the end marker (cameras append previews and depth maps) is left alone, and an end marker inside a
+    segment (that of a thumbnail in the EXIF block) does not count.
+    """
+    position = 2
+    while found := _JPEG_MARKER.search(data, position):
+        marker = found[1][0]
+        if marker == _JPEG_END:
+            return
+        (length,) = struct.unpack_from(">H", data, found.end())
+        yield marker, data[found.end() + 2 : found.end() + length]
+        position = found.end() + length
+    raise PhotoError(CUT_OFF)
+
+
+def _png(data: bytes) -> Header:
+    chunks = dict(png_chunks(data))
+    if b"acTL" in chunks:
+        raise PhotoError(_SEVERAL)
+    width, height, _, colour_type = struct.unpack_from(">IIBB", chunks.get(b"IHDR", b""))
+    if colour_type == 0 and b"tRNS" in chunks:
+        # The decoder forgets which shade of grey is transparent.
+        raise PhotoError("One shade of grey of this PNG is transparent. Save it with an alpha channel instead.")
+    return Header("PNG", width, height, grey=colour_type in _PNG_GREY_TYPES)
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Type and content of each chunk up to the last. Raises PhotoError when one is damaged or the last is missing."""
+    position = len(_PNG_SIGNATURE)
+    kind = b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        (checksum,) = struct.unpack_from(">I", data, end)
+        if zlib.crc32(data[position + 4 : end]) != checksum:
+            raise PhotoError(CUT_OFF)
+        yield kind, data[position + 8 : end]
+        position = end + 4
+
+
+def png_file(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """The PNG file with these chunks, each given as its type and content."""
+    parts = [_PNG_SIGNATURE]
+    for kind, content in chunks:
+        parts += [struct.pack(">I", len(content)), kind, content, struct.pack(">I", zlib.crc32(kind + content))]
+    return b"".join(parts)
+
+
+def _webp(data: bytes) -> Header:
+    (size,) = struct.unpack_from("<I", data, 4)
+    if 8 + size > len(data):
+        raise PhotoError(CUT_OFF)
+    kind = data[12:16]
+    if kind == b"VP8X":
+        flags, width, height = struct.unpack("<B3x3s3s", data[20:30])
+        if flags & _WEBP_ANIMATED:
+            raise PhotoError(_SEVERAL)
+        return Header("WebP", int.from_bytes(width, "little") + 1, int.from_bytes(height, "little") + 1)
+    if kind == b"VP8L":
+        (sides,) = struct.unpack_from("<I", data, 21)
+        return Header("WebP", (sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return Header("WebP", width & 0x3FFF, height & 0x3FFF)
+
+
+def _bmp(data: bytes) -> Header:
+    (header_size,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<hh" if header_size == 12 else "<ii", data, 18)
+    return Header("BMP", abs(width), abs(height))  # a negative height: the first row is the top one
+
+
+def _tiff(data: bytes) -> Header:
+    page, *others = tifftags.directories(data)
+    if any(not other.number(tifftags.NEW_SUBFILE_TYPE) & 1 for other in others):  # bit 0: a smaller copy of the first
+        raise PhotoError(_SEVERAL)
+    _check_tiff_samples(page)
+    _check_tiff_extent(page)
+    return Header(
+        "TIFF",
+        page.number(tifftags.WIDTH),
+        page.number(tifftags.HEIGHT),
+        page=page,
+        inverted=page.number(tifftags.PHOTOMETRIC) == tifftags.WHITE_IS_ZERO,
+    )
+
+
+def _check_tiff_samples(page: tifftags.Directory) -> None:
+    """Raise PhotoError for every layout of samples that OpenCV does not decode, or decodes wrongly."""
+    photometric = page.number(tifftags.PHOTOMETRIC)
+    samples = page.number(tifftags.SAMPLES_PER_PIXEL, 1)
+    bits = set(page.numbers(tifftags.BITS_PER_SAMPLE, (1,)))
+    if photometric == tifftags.SEPARATED:
+        raise PhotoError(_CMYK)
+    if not bits <= {8, 16} or set(page.numbers(tifftags.SAMPLE_FORMAT, (tifftags.WHOLE_NUMBERS,))) != {
+        tifftags.WHOLE_NUMBERS
+    }:
+        raise PhotoError("The samples of the TIFF are not whole numbers of 8 or 16 bits. Convert it to 16 bits first.")
+    if (photometric, samples) not in _TIFF_LAYOUTS:
+        raise PhotoError(
+            "The TIFF is neither grey, nor RGB, nor RGB with transparency. Convert it to one of these first."
+        )
+    if page.number(tifftags.EXTRA_SAMPLES) == tifftags.ASSOCIATED_ALPHA:
+        raise PhotoError("The colours of the TIFF are multiplied by its transparency. Save it as a PNG first.")
+    if samples > 1 and bits == {16} and page.number(tifftags.PLANAR_CONFIGURATION) == tifftags.SEPARATE_PLANES:
+        raise PhotoError(
+            "The TIFF stores its colours in separate planes. Save it with interleaved channels or as a PNG."
+        )
+
+
+def _check_tiff_extent(page: tifftags.Directory) -> None:
+    """Raise PhotoError when a strip or tile of pixels reaches beyond the end of the file."""
+    for offsets, counts in (
+        (tifftags.STRIP_OFFSETS, tifftags.STRIP_BYTE_COUNTS),
+        (tifftags.TILE_OFFSETS, tifftags.TILE_BYTE_COUNTS),
+    ):
+        for offset, count in zip(page.numbers(offsets), page.numbers(counts), strict=False):
+            if offset + count > len(page.data):
+                raise PhotoError(CUT_OFF)
