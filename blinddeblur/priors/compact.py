@@ -1,0 +1,117 @@
+"""The compact fully convolutional denoiser: our own network for photos and for kernels.
+
+A U-Net without attention and without normalisation over the image, so that what it says of a pixel depends on
+a bounded neighbourhood only and any size or tiling is allowed. Preconditioned as in Karras et al. 2022 (EDM),
+Table 1, with images in [0, 1]:
+
+    D(x; sigma) = mean + c_skip (x - mean) + c_out F(c_in (x - mean); ln(sigma) / 4)
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SigmaEmbedding(nn.Module):
+    """ln(sigma) as sines and cosines, then two layers: (B,) -> (B, features)."""
+
+    frequencies: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        # ln(sigma) / 4 lies within about +-2 over every level in use: from half a turn to eight turns over that.
+        self.register_buffer("frequencies", torch.pi * 2 ** torch.linspace(-2, 2, 16), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(32, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        angles = (sigma.log() / 4)[:, None] * self.frequencies
+        embedded: Tensor = self.layers(torch.cat([angles.cos(), angles.sin()], dim=1))
+        return embedded
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a scale and shift that depend on sigma, added to the input."""
+
+    def __init__(self, width: int, features: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.modulation = nn.Linear(features, 2 * width)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        nn.init.zeros_(self.second.weight)  # the block starts as the identity
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        hidden = torch.addcmul(shift, self.first(F.relu(x)), 1 + scale)
+        output: Tensor = x + self.second(F.relu(hidden))
+        return output
+
+
+class CompactUNet(nn.Module):
+    """Denoiser D(x, sigma) for images of any size, by default about 3 GMAC for 256x256.
+
+    Args:
+        channels: of the image (3 for photos, 1 for kernels).
+        widths: features at each resolution, finest first; each further one halves the resolution.
+        blocks: residual blocks at each resolution, on the way down and again on the way up.
+        patch: side of the pixel blocks folded into channels before the finest resolution.
+        mean, sigma_data: mean and standard deviation of the data, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int] = (32, 64, 128, 192),
+        blocks: int = 2,
+        patch: int = 2,
+        mean: float = 0.5,
+        sigma_data: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.channels, self.patch = channels, patch
+        self.mean, self.sigma_data = mean, sigma_data
+        self.multiple = patch * 2 ** (len(widths) - 1)
+        features = 4 * widths[0]
+        self.embedding = SigmaEmbedding(features)
+        self.head = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(nn.ModuleList(ResidualBlock(w, features) for _ in range(blocks)) for w in widths)
+        self.up = nn.ModuleList(nn.ModuleList(ResidualBlock(w, features) for _ in range(blocks)) for w in widths[:-1])
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.coarser = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
+        self.finer = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairs)
+        self.tail = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """(B, C, H, W) with noise of standard deviation sigma (B,) -> the estimate of the noise-free image."""
+        height, width = x.shape[-2:]
+        bottom, right = -height % self.multiple, -width % self.multiple
+        total = torch.sqrt(sigma**2 + self.sigma_data**2)[:, None, None, None]
+        centred = x - self.mean
+        padded = F.pad(centred / total, (0, right, 0, bottom), mode="replicate") if bottom or right else centred / total
+        raw = self.network(padded, sigma)[..., :height, :width]
+        s = sigma[:, None, None, None]
+        skip, out = (self.sigma_data / total) ** 2, s * self.sigma_data / total
+        return self.mean + skip * centred + out * raw
+
+    def network(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """F of the preconditioned form: (B, C, H, W) with H and W multiples of self.multiple -> the same shape."""
+        embedding = self.embedding(sigma)
+        x = self.head(F.pixel_unshuffle(x, self.patch))
+        skips = []
+        for level, blocks in enumerate(self.down):
+            for block in blocks:
+                x = block(x, embedding)
+            if level < len(self.coarser):
+                skips.append(x)
+                x = self.coarser[level](x)
+        for level in reversed(range(len(self.up))):
+            x = skips[level] + F.pixel_shuffle(self.finer[level](x), 2)
+            for block in self.up[level]:
+                x = block(x, embedding)
+        return F.pixel_shuffle(self.tail(x), self.patch)
+
