@@ -1,0 +1,129 @@
+"""How a sharp image becomes a blurred one: y = crop(k * x), its two adjoints, and least squares with either.
+
+True convolution with an odd kernel whose centre is its middle pixel. The image x reaches beyond the measurement
+y by the kernel radius on every side, because light from there falls into the frame: nothing is assumed about the
+unseen border, neither zeros nor a circular wrap. Fourier transforms do the work; cropping to the part that no
+wrap reaches makes them exact.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Convolution:
+    """The linear map x -> crop(k * x) for one kernel and one size of x.
+
+    Args:
+        kernel: (K, K) with K odd, or (B, 1, K, K): one for each image of a batch.
+        shape: (H, W) of x; the measurement is (H - K + 1, W - K + 1).
+    """
+
+    def __init__(self, kernel: Tensor, shape: tuple[int, int]) -> None:
+        self.size = kernel.shape[-1]
+        self.shape = shape
+        self.padded = fast_shape(shape)
+        self.transfer = torch.fft.rfft2(kernel, s=self.padded)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H - K + 1, W - K + 1)."""
+        edge = self.size - 1
+        blurred = torch.fft.irfft2(self.transfer * torch.fft.rfft2(x, s=self.padded), s=self.padded)
+        return blurred[..., edge : self.shape[0], edge : self.shape[1]]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """(B, C, H - K + 1, W - K + 1) -> (B, C, H, W), with <forward(x), y> = <x, adjoint(y)>."""
+        edge = self.size - 1
+        spectrum = torch.fft.rfft2(F.pad(y, (edge, 0, edge, 0)), s=self.padded)
+        correlated = torch.fft.irfft2(self.transfer.conj() * spectrum, s=self.padded)
+        return correlated[..., : self.shape[0], : self.shape[1]]
+
+
+class ConvolutionOfKernel:
+    """The same product as a linear map of the kernel, k -> crop(k * x), for one image x.
+
+    Args:
+        x: (B, C, H, W); every channel and image is blurred by the same kernel.
+        size: K, odd.
+    """
+
+    def __init__(self, x: Tensor, size: int) -> None:
+        self.size = size
+        self.shape = (x.shape[-2], x.shape[-1])
+        self.padded = fast_shape(self.shape)
+        self.spectrum = torch.fft.rfft2(x, s=self.padded)
+
+    def forward(self, kernel: Tensor) -> Tensor:
+        """(K, K) -> (B, C, H - K + 1, W - K + 1)."""
+        edge = self.size - 1
+        blurred = torch.fft.irfft2(torch.fft.rfft2(kernel, s=self.padded) * self.spectrum, s=self.padded)
+        return blurred[..., edge : self.shape[0], edge : self.shape[1]]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """(B, C, H - K + 1, W - K + 1) -> (K, K), summed over images and channels."""
+        edge = self.size - 1
+        spectrum = torch.fft.rfft2(F.pad(y, (edge, 0, edge, 0)), s=self.padded)
+        product = (self.spectrum.conj() * spectrum).sum(dim=(0, 1))
+        return torch.fft.irfft2(product, s=self.padded)[: self.size, : self.size]
+
+
+def blur(x: Tensor, kernel: Tensor) -> Tensor:
+    """crop(k * x): (B, C, H, W) and (K, K) -> (B, C, H - K + 1, W - K + 1)."""
+    return Convolution(kernel, (x.shape[-2], x.shape[-1])).forward(x)
+
+
+def extend(y: Tensor, radius: int) -> Tensor:
+    """A first guess of what lies beyond the frame: (B, C, H, W) grown by `radius` on each side by replication."""
+    return F.pad(y, (radius, radius, radius, radius), mode="replicate")
+
+
+def conjugate_gradient(normal: Callable[[Tensor], Tensor], right: Tensor, start: Tensor, iterations: int) -> Tensor:
+    """Approximate solution of normal(x) = right for a symmetric positive definite map, from `start`.
+
+    The first dimension counts separate problems: each has step sizes of its own.
+    """
+    dimensions = tuple(range(1, start.ndim))
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum(dim=dimensions, keepdim=True)
+
+    x = start
+    residual = right - normal(x)
+    direction = residual
+    power = dot(residual, residual)
+    floor = torch.finfo(start.dtype).tiny
+    for _ in range(iterations):
+        image = normal(direction)
+        step = power / dot(direction, image).clamp_min(floor)
+        x = x + step * direction
+        residual = residual - step * image
+        previous, power = power, dot(residual, residual)
+        direction = residual + power / previous.clamp_min(floor) * direction
+    return x
+
+
+def gradients(x: Tensor) -> Tensor:
+    """Forward differences along columns and rows as further images: (B, C, H, W) -> (2 B, C, H - 1, W - 1)."""
+    horizontal = x[..., :-1, 1:] - x[..., :-1, :-1]
+    vertical = x[..., 1:, :-1] - x[..., :-1, :-1]
+    return torch.cat([horizontal, vertical])
+
+
+def fast_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    """The smallest sizes from here upward that Fourier transforms are fast at."""
+    return fast_length(shape[0]), fast_length(shape[1])
+
+
+def fast_length(length: int) -> int:
+    """The smallest even number from `length` upward without prime factors above 5."""
+    length += length % 2
+    while True:
+        rest = length
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return length
+        length += 2

@@ -1,0 +1,103 @@
+"""What makes an array a blur kernel, and its passage to and from the domain of a kernel prior.
+
+A kernel is odd and square, not negative, sums to 1, and has its centre of mass at its middle pixel.
+"""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from blinddeblur.errors import EstimationError
+
+PRIOR_SIZE = 64  # side of the arrays a kernel prior knows; the middle of a kernel lies at index 32
+
+
+def normalise(kernel: Tensor) -> Tensor:
+    """(..., K, K) onto the set {k >= 0, sum k = 1}: negative values to zero, then each divided by its own sum."""
+    positive = kernel.clamp_min(0)
+    return positive / positive.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-12)
+
+
+def clean(kernel: Tensor, threshold: float = 0.05, smallest: float = 0.1) -> Tensor:
+    """A kernel estimate without debris: (K, K) -> (K, K), sums to 1.
+
+    Values under `threshold` of the maximum go, then connected pieces that hold less than `smallest` of the mass:
+    camera shake leaves one trace, and the faint grain around it would grow from step to step.
+    """
+    values = kernel.clamp_min(0).cpu().numpy().copy()
+    values[values < threshold * values.max()] = 0
+    count, labels = cv2.connectedComponents((values > 0).astype(np.uint8), connectivity=8)
+    masses = np.bincount(labels.ravel(), weights=values.ravel(), minlength=count)
+    masses[0] = 0
+    values[masses[labels] < min(smallest * masses.sum(), masses.max())] = 0
+    if not values.sum() > 0:  # also true for not a number
+        raise EstimationError("The estimate of the blur came out empty. Give --kernel-size, or a --kernel of your own.")
+    return torch.from_numpy(values / values.sum()).to(kernel)
+
+
+def centre_of_mass(kernel: Tensor) -> tuple[float, float]:
+    """(row, column) relative to the middle pixel of a (K, K) kernel that sums to 1."""
+    positions = torch.arange(kernel.shape[-1], device=kernel.device, dtype=kernel.dtype) - kernel.shape[-1] // 2
+    return float((kernel.sum(dim=1) * positions).sum()), float((kernel.sum(dim=0) * positions).sum())
+
+
+def centre(kernel: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Shift a (K, K) kernel by whole pixels so that its centre of mass comes to the middle, as far as nothing is lost.
+
+    Returns:
+        the kernel, and the (rows, columns) it was moved by.
+    """
+    moves = [-round(offset) for offset in centre_of_mass(kernel)]
+    for axis, move in enumerate(moves):
+        occupied = torch.nonzero(kernel.sum(dim=1 - axis) > 0)
+        low, high = int(occupied.min()), int(occupied.max())
+        moves[axis] = min(max(move, -low), kernel.shape[axis] - 1 - high)
+    return torch.roll(kernel, moves, dims=(0, 1)), (moves[0], moves[1])
+
+
+def resized(kernel: Tensor, size: int, scale: float) -> Tensor:
+    """A (K, K) kernel enlarged or shrunk by `scale` about its middle, on an odd array of side `size`; sums to 1."""
+    half = (size - 1) / 2
+    positions = torch.arange(size, device=kernel.device, dtype=kernel.dtype) - half
+    if scale < 1:  # an area average, so that thin traces do not fall between the samples
+        kernel = _smooth(kernel, 0.5 * (1 / scale**2 - 1) ** 0.5)
+    reach = (kernel.shape[-1] - 1) / 2
+    coordinates = positions / scale / max(reach, 0.5)
+    grid = torch.stack(torch.meshgrid(coordinates, coordinates, indexing="xy"), dim=-1)[None]
+    enlarged = F.grid_sample(kernel[None, None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return normalise(enlarged[0, 0])
+
+
+def fitted(kernel: Tensor, size: int) -> Tensor:
+    """A (K, K) kernel padded with zeros or cropped about its middle to the odd side `size`; sums to 1."""
+    margin = (size - kernel.shape[-1]) // 2
+    return normalise(F.pad(kernel, (margin, margin, margin, margin)))
+
+
+def from_prior(u: Tensor, size: int) -> Tensor:
+    """(..., 1, 64, 64) in [0, 1] as a kernel prior sees it -> (..., 1, K, K) kernels about index 32; K odd, at most 63.
+
+    What lies outside the K x K window is not part of the kernel: choosing K is choosing the support.
+    """
+    low = PRIOR_SIZE // 2 - size // 2
+    return normalise(u[..., low : low + size, low : low + size])
+
+
+def to_prior(kernel: Tensor) -> Tensor:
+    """(K, K) -> (1, 1, 64, 64) in [0, 1]: divided by its maximum, its middle at index 32; larger ones are shrunk."""
+    size = PRIOR_SIZE - 1
+    if kernel.shape[-1] > size:
+        kernel = resized(kernel, size, size / kernel.shape[-1])
+    kernel = fitted(kernel, size)
+    return F.pad(kernel / kernel.max(), (1, 0, 1, 0))[None, None]
+
+
+def _smooth(kernel: Tensor, sigma: float) -> Tensor:
+    """Gaussian smoothing of a (K, K) kernel, with zeros around it."""
+    reach = max(1, round(3 * sigma))
+    positions = torch.arange(-reach, reach + 1, device=kernel.device, dtype=kernel.dtype)
+    bell = torch.exp(-0.5 * (positions / sigma) ** 2)
+    bell = bell / bell.sum()
+    return F.conv2d(kernel[None, None], bell[None, None, :, None] * bell[None, None, None, :], padding=reach)[0, 0]
