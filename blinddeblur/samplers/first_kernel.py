@@ -1,0 +1,149 @@
+"""The first guess of the kernel: coarse to fine, from salient edges, without any network.
+
+Alternates two least-squares problems at each level of a pyramid, as in Xu, Zheng and Jia (CVPR 2013) and Pan et
+al. (CVPR 2014): an image with few non-zero gradients (half-quadratic splitting) and a kernel that explains the
+gradients of the measurement by those of that image. The image is only a means here; it is not returned.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from blinddeblur.physics import kernels
+from blinddeblur.physics.convolution import conjugate_gradient, fast_shape
+
+RATIO = math.sqrt(0.5)  # from one level of the pyramid to the next
+COARSEST = 5  # side of the kernel there
+ROUNDS = 5  # of image and kernel at each level
+SPARSITY = (4e-3, 1e-3)  # weight of |grad x|_0: where it starts at each level, and its floor
+DECAY = 1 / 1.1  # of that weight from round to round
+STIFFEST = 1e3  # where the coupling of the splitting ends
+RIDGE = 0.01  # of the kernel, relative to the energy of the gradients
+THRESHOLD = 0.05  # of the maximum: less is no part of the kernel
+
+
+def first_kernel(y: Tensor, size: int) -> Tensor:
+    """Estimate the kernel of a blurred image.
+
+    Args:
+        y: (1, C, H, W) in [0, 1]; channels are averaged.
+        size: K, odd: side of the array the kernel has to fit into.
+
+    Returns:
+        (K, K), not negative, sums to 1, centred.
+
+    Raises:
+        EstimationError: nothing is left of the estimate, as in a photo without any texture.
+    """
+    grey = y.mean(dim=1, keepdim=True)
+    sizes = _pyramid(size)
+    kernel = torch.zeros(sizes[0], sizes[0], device=y.device)
+    kernel[sizes[0] // 2, sizes[0] // 2 - 1 : sizes[0] // 2 + 1] = 0.5
+    for previous, current in zip([sizes[0], *sizes], sizes, strict=False):
+        if current != previous:
+            kernel = kernels.resized(kernel, current, current / previous)
+        level = _shrunk(grey, current / size)
+        kernel = _at_one_level(level, kernel)
+    return kernel
+
+
+def _pyramid(size: int) -> list[int]:
+    """Odd kernel sides, coarsest first, ending with `size`."""
+    sizes = [size]
+    while sizes[0] > COARSEST:
+        smaller = round(sizes[0] * RATIO)
+        sizes.insert(0, max(COARSEST, smaller - 1 + smaller % 2))
+    return sizes
+
+
+def _shrunk(image: Tensor, scale: float) -> Tensor:
+    if scale == 1:
+        return image
+    shape = [max(16, round(side * scale)) for side in image.shape[-2:]]
+    return F.interpolate(image, shape, mode="bicubic", antialias=True, align_corners=False)
+
+
+def _at_one_level(y: Tensor, kernel: Tensor) -> Tensor:
+    height, width = y.shape[-2:]
+    periodic = _periodic(y, kernel.shape[-1])
+    target = _circular_gradients(y)[..., :-1, :-1]
+    sparsity = SPARSITY[0]
+    for _ in range(ROUNDS):
+        image = _few_gradients(periodic, kernel, sparsity)[..., :height, :width]
+        edges = _circular_gradients(image)[..., :-1, :-1]
+        estimate = _explaining_kernel(edges, target, kernel.shape[-1])
+        kernel, _ = kernels.centre(kernels.clean(estimate, THRESHOLD))
+        sparsity = max(sparsity * DECAY, SPARSITY[1])
+    return kernel
+
+
+def _few_gradients(y: Tensor, kernel: Tensor, sparsity: float) -> Tensor:
+    """argmin over x of |k * x - y|^2 + sparsity |grad x|_0, circular, by half-quadratic splitting."""
+    shape = (y.shape[-2], y.shape[-1])
+    radius = kernel.shape[-1] // 2
+    padded = F.pad(kernel, (0, shape[1] - kernel.shape[-1], 0, shape[0] - kernel.shape[-1]))
+    transfer = torch.fft.rfft2(torch.roll(padded, (-radius, -radius), dims=(0, 1)))
+    impulse = torch.zeros(1, 1, *shape, device=y.device)
+    impulse[..., 0, 0] = 1
+    differences = torch.fft.rfft2(_circular_gradients(impulse))
+    data = transfer.conj() * torch.fft.rfft2(y)
+    blur_power, gradient_power = transfer.abs() ** 2, (differences.abs() ** 2).sum(dim=0, keepdim=True)
+    x, coupling = y, 2 * sparsity
+    while coupling < STIFFEST:
+        gradient = _circular_gradients(x)
+        kept = (gradient**2).sum(dim=0, keepdim=True) >= sparsity / coupling
+        pull = (differences.conj() * torch.fft.rfft2(gradient * kept)).sum(dim=0, keepdim=True)
+        spectrum = (data + coupling * pull) / (blur_power + coupling * gradient_power)
+        x = torch.fft.irfft2(spectrum, s=shape)
+        coupling *= 2
+    return x
+
+
+def _explaining_kernel(edges: Tensor, target: Tensor, size: int) -> Tensor:
+    """argmin over k of |edges * k - target|^2 + ridge |k|^2 on a support of size x size pixels.
+
+    The normal equations of the kernel are a convolution with the autocorrelation of the edges, known once and
+    far smaller than the image.
+    """
+    shape = fast_shape((edges.shape[-2] + size, edges.shape[-1] + size))
+    spectrum = torch.fft.rfft2(edges, s=shape)
+    power = torch.fft.irfft2((spectrum.abs() ** 2).sum(dim=(0, 1)), s=shape)
+    product = torch.fft.irfft2((spectrum.conj() * torch.fft.rfft2(target, s=shape)).sum(dim=(0, 1)), s=shape)
+    radius = size // 2
+    right = torch.roll(product, (radius, radius), dims=(0, 1))[:size, :size]
+    small = fast_shape((2 * size, 2 * size))
+    reach = size - 1
+    centred = torch.roll(power, (reach, reach), dims=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
+    transfer = torch.fft.rfft2(torch.roll(F.pad(centred, _up_to(small, 2 * reach + 1)), (-reach, -reach), dims=(0, 1)))
+    ridge = RIDGE * float(power[0, 0])
+
+    def normal(kernel: Tensor) -> Tensor:
+        blurred = torch.fft.irfft2(transfer * torch.fft.rfft2(kernel, s=small), s=small)
+        return blurred[..., :size, :size] + ridge * kernel
+
+    start = torch.zeros_like(right)[None]
+    return conjugate_gradient(normal, right[None], start, iterations=30)[0]
+
+
+def _up_to(shape: tuple[int, int], side: int) -> tuple[int, int, int, int]:
+    return 0, shape[1] - side, 0, shape[0] - side
+
+
+def _circular_gradients(x: Tensor) -> Tensor:
+    """Forward differences along columns and rows, wrapping around: (1, 1, H, W) -> (2, 1, H, W)."""
+    return torch.cat([torch.roll(x, -1, dims=-1) - x, torch.roll(x, -1, dims=-2) - x])
+
+
+def _periodic(y: Tensor, margin: int) -> Tensor:
+    """y with at least `margin` more rows and columns that lead smoothly from its end back to its beginning."""
+    height, width = y.shape[-2:]
+    rows, columns = fast_shape((height + 2 * margin, width + 2 * margin))
+    y = _bridged(y, columns - width)
+    return _bridged(y.transpose(-1, -2), rows - height).transpose(-1, -2)
+
+
+def _bridged(y: Tensor, length: int) -> Tensor:
+    weight = torch.linspace(0, 1, length + 2, device=y.device)[1:-1]
+    return torch.cat([y, y[..., -1:] * (1 - weight) + y[..., :1] * weight], dim=-1)

@@ -1,0 +1,47 @@
+"""The sharp image for a kernel that is known, or taken as such: plug-and-play with falling noise levels.
+
+Half-quadratic splitting as in DPIR (Zhang et al., TPAMI 2022): the prior denoises, the data step explains the
+measurement, and no noise is injected. The answer is one image near the mean of the posterior, not a sample.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from blinddeblur.physics.convolution import extend
+from blinddeblur.samplers.proximal import image_step
+from blinddeblur.samplers.schedule import Denoiser, Step, log_spaced
+
+SIGMAS = (0.3, 0.01)
+MODEL_ERROR = 1.5  # the remaining error of the kernel counts as noise: this many times the measured sigma
+PRIOR_SHARE = 0.5  # weight of the prior's image relative to variances of sigma^2
+
+
+def restore(
+    denoise: Denoiser,
+    y: Tensor,
+    kernel: Tensor,
+    sigma: float,
+    steps: int = 8,
+    callback: Callable[[Step], None] = lambda step: None,
+) -> Tensor:
+    """Restore a measurement whose kernel is given.
+
+    Args:
+        denoise: the image prior.
+        y: (1, C, H, W) in [0, 1], the measurement.
+        kernel: (K, K).
+        sigma: standard deviation of the noise of y, in image units.
+        steps: number of noise levels.
+        callback: told of every step.
+
+    Returns:
+        (1, C, H, W): the part of the image within the frame of y.
+    """
+    radius = kernel.shape[-1] // 2
+    height, width = y.shape[-2:]
+    x = extend(y, radius)
+    for index, level in enumerate(log_spaced(*SIGMAS, steps)):
+        x = image_step(denoise(x, level), y, kernel, PRIOR_SHARE * (MODEL_ERROR * sigma / level) ** 2)
+        callback(Step(index, steps, x, kernel))
+    return x[..., radius : radius + height, radius : radius + width]

@@ -1,0 +1,35 @@
+"""What all samplers share: the noise levels, the denoiser they call, and what they tell of each step."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Denoiser(Protocol):
+    """An image prior: D(x0 + sigma n, sigma) -> x0, for x (B, C, H, W) in [0, 1] and sigma in the same units."""
+
+    def __call__(self, x: Tensor, sigma: float, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """The state of a sampler after one step.
+
+    Attributes:
+        index: of the step, from 0.
+        total: number of steps.
+        image: the current estimate (B, C, H, W), in [0, 1].
+        kernel: the current estimate (K, K).
+    """
+
+    index: int
+    total: int
+    image: Tensor
+    kernel: Tensor
+
+
+def log_spaced(start: float, end: float, steps: int) -> list[float]:
+    """Noise levels from `start` down to `end`, each the same fraction of the one before."""
+    return [float(level) for level in torch.logspace(*torch.tensor([start, end]).log10().tolist(), steps)]
