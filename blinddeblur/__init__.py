@@ -1,0 +1,29 @@
+"""Blind deblurring of photographs: the blur kernel and the sharp image, estimated together.
+
+    import blinddeblur
+    result = blinddeblur.restore(pixels)            # Result(image, kernel, sigma, residual, ...)
+    prior = blinddeblur.load_prior("photo")         # prior.denoise(x, sigma)
+
+Importing the package does not import torch; using it does.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from blinddeblur.settings import Settings
+
+if TYPE_CHECKING:
+    from blinddeblur.engine import Engine, Result, restore
+    from blinddeblur.priors import Prior, load_prior
+
+__version__ = "0.1.0"
+__all__ = ["Engine", "Prior", "Result", "Settings", "load_prior", "restore"]
+
+_HOMES = {"Engine": "engine", "Result": "engine", "restore": "engine", "Prior": "priors", "load_prior": "priors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

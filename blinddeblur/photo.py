@@ -140,7 +140,8 @@ def write_bytes(data: bytes, path: Path, *, overwrite: bool) -> None:
 def read_kernel(path: Path) -> npt.NDArray[np.float64]:
     """Read a blur kernel from a .npy file or a picture: float64 (height, width), odd sides, non-negative, sum 1.
 
-    Colours are averaged and transparency is ignored. Small negative values become zero. An even side gets a row or column of zeros at its end.
+    Colours are averaged and transparency is ignored. Small negative values become zero.
+    An even side gets a row or column of zeros at its end.
     Raises KernelError, naming the file, when it is unreadable or no blur kernel.
     """
     try:

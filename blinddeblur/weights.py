@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
-import requests
 
 from blinddeblur.errors import DownloadError, OutputError, UsageError, WeightsError
 
@@ -36,6 +35,7 @@ if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
+    import requests
     from torch import Tensor
 
 COMMAND = "blinddeblur download-weights"
@@ -393,6 +393,8 @@ def _lock(descriptor: int, entry: Entry) -> None:
 
 def _fetch(entry: Entry, original: Path, progress: Progress) -> str:
     """Download the published file from the first address that has it; returns its sha256."""
+    import requests  # here, because it takes longer to import than --help to answer
+
     part = original.with_name(f"{original.name}.part")
     failures = []
     for address in entry.addresses:
@@ -422,6 +424,8 @@ def _check_part(entry: Entry, part: Path) -> str:
 
 def _fetch_from(address: str, entry: Entry, part: Path, progress: Progress) -> None:
     """Append to the part what is missing of the file at the address."""
+    import requests
+
     headers = _request_headers(entry, part)
     done = part.stat().st_size if "Range" in headers else 0
     with requests.get(address, headers=headers, stream=True, timeout=_TIMEOUT) as response:
@@ -451,14 +455,14 @@ def _request_headers(entry: Entry, part: Path) -> dict[str, str]:
     return headers
 
 
-def _continues(response: requests.Response, done: int) -> bool:
+def _continues(response: "requests.Response", done: int) -> bool:
     """Whether an answer goes on where the part ends, or starts over, or has nothing to do with there being a part."""
     if not done or response.status_code not in (206, 416):
         return True
     return response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
 
 
-def _require_file(response: requests.Response, entry: Entry) -> None:
+def _require_file(response: "requests.Response", entry: Entry) -> None:
     """Raise DownloadError if an answer cannot be the file."""
     if response.status_code not in (200, 206):
         raise DownloadError(f"The server answered {response.status_code} {response.reason}.")
@@ -469,7 +473,7 @@ def _require_file(response: requests.Response, entry: Entry) -> None:
         raise DownloadError(f"The file there has {total} bytes, expected {entry.size}.")
 
 
-def _total(response: requests.Response) -> int | None:
+def _total(response: "requests.Response") -> int | None:
     """The size of the whole file, where the server says so."""
     if response.status_code == 200:
         size = response.headers.get("Content-Length", "")
@@ -478,7 +482,7 @@ def _total(response: requests.Response) -> int | None:
     return int(size) if size.isdecimal() else None
 
 
-def _receive(response: requests.Response, part: Path, done: int, progress: Progress) -> None:
+def _receive(response: "requests.Response", part: Path, done: int, progress: Progress) -> None:
     """Write an answer into the part, from byte `done` on."""
     if not done:
         _discard(part)
@@ -493,8 +497,10 @@ def _receive(response: requests.Response, part: Path, done: int, progress: Progr
             progress(done, total)
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: "requests.RequestException") -> str:
     """Why a request failed, as a sentence. The library's own texts are chains of class names."""
+    import requests
+
     reasons = {  # the first that fits: the later ones are more general
         requests.exceptions.ProxyError: "The proxy cannot be reached or refuses; see HTTP_PROXY and HTTPS_PROXY.",
         requests.exceptions.SSLError: "The certificate of the server was not accepted.",

@@ -808,7 +808,7 @@ def test_coloured_kernel_is_averaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kernel", "words"),
     [
-        (np.zeros((3, 3)), "zero everywhere"),
+        (np.zeros((3, 3)), "nowhere positive"),
         (np.array([[1.0, -0.5, 1.0]]), "negative"),
         (np.array([[1.0, np.nan, 1.0]]), "not finite"),
         (np.array([[1.0, np.inf, 1.0]]), "not finite"),
@@ -846,7 +846,7 @@ def test_kernel_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "kernel.png").write_text("no picture")
     with pytest.raises(KernelError, match="not a JPEG"):
         read_kernel(tmp_path / "kernel.png")
-    with pytest.raises(KernelError, match="zero everywhere"):
+    with pytest.raises(KernelError, match="nowhere positive"):
         read_kernel(saved(tmp_path / "black.png", Image.new("L", (9, 9))))
 
 

@@ -8,6 +8,7 @@ Table 1, with images in [0, 1]:
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,8 @@ class ResidualBlock(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.modulation = nn.Linear(features, 2 * width)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        for parameter in self.modulation.parameters():
+            nn.init.zeros_(parameter)
         nn.init.zeros_(self.second.weight)  # the block starts as the identity
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -48,6 +49,18 @@ class ResidualBlock(nn.Module):
         hidden = torch.addcmul(shift, self.first(F.relu(x)), 1 + scale)
         output: Tensor = x + self.second(F.relu(hidden))
         return output
+
+
+class Stage(nn.ModuleList):
+    """The residual blocks of one resolution, one after the other."""
+
+    def __init__(self, width: int, features: int, blocks: int) -> None:
+        super().__init__(ResidualBlock(width, features) for _ in range(blocks))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, embedding)
+        return x
 
 
 class CompactUNet(nn.Module):
@@ -77,14 +90,14 @@ class CompactUNet(nn.Module):
         features = 4 * widths[0]
         self.embedding = SigmaEmbedding(features)
         self.head = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.ModuleList(ResidualBlock(w, features) for _ in range(blocks)) for w in widths)
-        self.up = nn.ModuleList(nn.ModuleList(ResidualBlock(w, features) for _ in range(blocks)) for w in widths[:-1])
-        pairs = list(zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(Stage(width, features, blocks) for width in widths)
+        self.up = nn.ModuleList(Stage(width, features, blocks) for width in widths[:-1])
+        pairs = list(pairwise(widths))
         self.coarser = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.finer = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairs)
         self.tail = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
-        nn.init.zeros_(self.tail.weight)
-        nn.init.zeros_(self.tail.bias)
+        for parameter in self.tail.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """(B, C, H, W) with noise of standard deviation sigma (B,) -> the estimate of the noise-free image."""
@@ -103,15 +116,12 @@ class CompactUNet(nn.Module):
         embedding = self.embedding(sigma)
         x = self.head(F.pixel_unshuffle(x, self.patch))
         skips = []
-        for level, blocks in enumerate(self.down):
-            for block in blocks:
-                x = block(x, embedding)
+        for level, stage in enumerate(self.down):
+            x = stage(x, embedding)
             if level < len(self.coarser):
                 skips.append(x)
                 x = self.coarser[level](x)
         for level in reversed(range(len(self.up))):
             x = skips[level] + F.pixel_shuffle(self.finer[level](x), 2)
-            for block in self.up[level]:
-                x = block(x, embedding)
+            x = self.up[level](x, embedding)
         return F.pixel_shuffle(self.tail(x), self.patch)
-

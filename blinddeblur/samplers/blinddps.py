@@ -83,9 +83,9 @@ def levels(alpha_bar: Tensor, steps: int) -> list[Level]:
     """The schedule (T,) thinned to `steps` evenly spaced timesteps, noisiest first."""
     chosen = torch.linspace(0, len(alpha_bar) - 1, steps).round().long().tolist() if steps > 1 else [len(alpha_bar) - 1]
     values = [1.0] + [float(alpha_bar[t]) for t in chosen]
-    return [Level(t, now, before, 1 - now / before) for t, before, now in zip(chosen, values, values[1:], strict=False)][
-        ::-1
-    ]
+    return [
+        Level(t, now, before, 1 - now / before) for t, before, now in zip(chosen, values, values[1:], strict=False)
+    ][::-1]
 
 
 def objective(y: Tensor, x0: Tensor, kernel: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def sample(
     alpha_bar: Tensor,
     y: Tensor,
     kernel_size: int = kernels.PRIOR_SIZE - 1,
-    settings: Settings = Settings(),  # noqa: B008  (frozen)
+    settings: Settings = Settings(),
     tiles: Sequence[Tile] | None = None,
     tile_shape: tuple[int, int] | None = None,
     generator: torch.Generator | None = None,
@@ -177,7 +177,9 @@ def sample(
             k_noise = torch.randn(k_t.shape, generator=generator).to(y)
             k_t = level.ancestral(k_t, k_mean, k_v, k_noise) - step_size * gradient
         if not (torch.isfinite(k_t).all() and all(torch.isfinite(x).all() for x in states)):
-            raise EstimationError(f"blinddps diverged at step {index + 1}: values are no longer numbers. Use more steps.")
+            raise EstimationError(
+                f"blinddps diverged at step {index + 1}: values are no longer numbers. Use more steps."
+            )
         callback(Step(index, len(schedule), (states[0] + 1) / 2, kernel.detach()))
 
     kernel, moved = kernels.centre(kernels.from_prior((k_t.detach() + 1) / 2, kernel_size)[0, 0])

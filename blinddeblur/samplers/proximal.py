@@ -4,7 +4,6 @@ They take the place of the gradient steps of the paper, need no back-propagation
 in a few conjugate-gradient iterations because each starts from the prior's answer.
 """
 
-import torch
 from torch import Tensor
 
 from blinddeblur.physics.convolution import Convolution, ConvolutionOfKernel, conjugate_gradient, gradients

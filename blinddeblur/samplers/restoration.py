@@ -4,6 +4,7 @@ Half-quadratic splitting as in DPIR (Zhang et al., TPAMI 2022): the prior denois
 measurement, and no noise is injected. The answer is one image near the mean of the posterior, not a sample.
 """
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -12,8 +13,10 @@ from blinddeblur.physics.convolution import extend
 from blinddeblur.samplers.proximal import image_step
 from blinddeblur.samplers.schedule import Denoiser, Step, log_spaced
 
+STEPS = 8
 SIGMAS = (0.3, 0.01)
 MODEL_ERROR = 1.5  # the remaining error of the kernel counts as noise: this many times the measured sigma
+FLOOR = 0.0
 PRIOR_SHARE = 0.5  # weight of the prior's image relative to variances of sigma^2
 
 
@@ -22,7 +25,7 @@ def restore(
     y: Tensor,
     kernel: Tensor,
     sigma: float,
-    steps: int = 8,
+    steps: int = STEPS,
     callback: Callable[[Step], None] = lambda step: None,
 ) -> Tensor:
     """Restore a measurement whose kernel is given.
@@ -41,7 +44,8 @@ def restore(
     radius = kernel.shape[-1] // 2
     height, width = y.shape[-2:]
     x = extend(y, radius)
+    model_sigma = math.hypot(MODEL_ERROR * sigma, FLOOR)
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
-        x = image_step(denoise(x, level), y, kernel, PRIOR_SHARE * (MODEL_ERROR * sigma / level) ** 2)
+        x = image_step(denoise(x, level), y, kernel, PRIOR_SHARE * (model_sigma / level) ** 2)
         callback(Step(index, steps, x, kernel))
     return x[..., radius : radius + height, radius : radius + width]

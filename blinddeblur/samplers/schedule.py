@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -32,4 +31,4 @@ class Step:
 
 def log_spaced(start: float, end: float, steps: int) -> list[float]:
     """Noise levels from `start` down to `end`, each the same fraction of the one before."""
-    return [float(level) for level in torch.logspace(*torch.tensor([start, end]).log10().tolist(), steps)]
+    return [start * (end / start) ** (index / (steps - 1)) for index in range(steps)]

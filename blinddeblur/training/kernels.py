@@ -33,7 +33,9 @@ def random_kernel(rng: np.random.Generator, size: int = 63, extent: float | None
     kind = rng.choice(list(SHARES), p=list(SHARES.values()))
     softness = float(rng.uniform(0.3, 1.0))  # pixels; optics and the pixel's own area
     if kind == "gaussian":
-        return gaussian(size, extent / 4, float(rng.uniform(1, 2.5)), float(rng.uniform(0, math.pi)), rng.uniform(-0.5, 0.5, 2))
+        return gaussian(
+            size, extent / 4, float(rng.uniform(1, 2.5)), float(rng.uniform(0, math.pi)), rng.uniform(-0.5, 0.5, 2)
+        )
     if kind == "defocus":
         return defocus(size, extent / 2, int(rng.integers(5, 9)) if rng.random() < 0.4 else 0, softness, rng)
     path = shake(rng) if kind == "shake" else line(rng)

@@ -105,9 +105,7 @@ def train(
     return average
 
 
-def _save(
-    path: Path, network: CompactUNet, average: CompactUNet, optimiser: torch.optim.Optimizer, step: int
-) -> None:
+def _save(path: Path, network: CompactUNet, average: CompactUNet, optimiser: torch.optim.Optimizer, step: int) -> None:
     part = path.with_name(path.name + ".part")
     state = {"network": network.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
     torch.save({**state, "step": step}, part)

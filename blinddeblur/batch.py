@@ -1,0 +1,169 @@
+"""Files in, files out: which photo goes where, and one photo after the other through the engine."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blinddeblur import photo as photos
+from blinddeblur.console import Console
+from blinddeblur.engine import Engine, Result
+from blinddeblur.errors import BlindDeblurError, OutputError, PhotoError, UsageError
+from blinddeblur.photo import EXTENSIONS
+from blinddeblur.settings import Settings
+
+MARK = ".deblurred"
+MINE = (MARK, ".kernel")  # marks of our own results, which are no photos to restore
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo and where its results go: the restored photo, and kernel_stem.kernel.png and .npy."""
+
+    source: Path
+    restored: Path
+    kernel_stem: Path
+
+    @property
+    def results(self) -> tuple[Path, Path, Path]:
+        """Every file that will be written."""
+        preview, array = (self.kernel_stem.with_name(f"{self.kernel_stem.name}.kernel{e}") for e in (".png", ".npy"))
+        return self.restored, preview, array
+
+
+def plan(sources: Iterable[Path], output: Path | None) -> list[Job]:
+    """What has to be done.
+
+    Args:
+        sources: photos, and folders whose photos are meant.
+        output: None for beside each photo; a file name for a single photo; or a folder.
+
+    Raises:
+        PhotoError: a folder without photos.
+        UsageError: two results of the same name, or a result that would replace a photo of this run.
+    """
+    files = [file for source in sources for file in _photos_of(source)]
+    if output is not None and output.suffix.lower() in EXTENSIONS and not output.is_dir():
+        if len(files) != 1:
+            raise UsageError(f"{output} names one file, and there are {len(files)} photos. Give a folder with -o.")
+        jobs = [Job(files[0], output, output.with_suffix(""))]
+    else:
+        jobs = [_job(file, output or file.parent) for file in files]
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def run(jobs: list[Job], settings: Settings, console: Console, *, overwrite: bool = False) -> int:
+    """Restore every photo, going on after a failure.
+
+    Returns:
+        how many failed.
+
+    Raises:
+        BlindDeblurError: what concerns all photos alike, such as weights that are missing.
+    """
+    engine = Engine(settings)
+    failures: list[tuple[Path, str]] = []
+    for job in jobs:
+        try:
+            _restore(job, engine, console, overwrite=overwrite)
+        except BlindDeblurError as error:
+            if len(jobs) == 1 and error.exit_code != 1:
+                raise
+            failures.append((job.source, str(error)))
+            console.failure(job.source, str(error))
+    if len(jobs) > 1:
+        console.summary(len(jobs) - len(failures), failures)
+    return len(failures)
+
+
+def _restore(job: Job, engine: Engine, console: Console, *, overwrite: bool) -> None:
+    picture = photos.read(job.source)
+    _check_outputs(job, overwrite=overwrite)
+    with console.work(job.source.name) as work:
+        result = engine.restore(picture.pixels, work.stage)
+    photos.write(picture.with_pixels(result.image), job.restored, overwrite=overwrite)
+    photos.write_kernel(result.kernel, job.kernel_stem, overwrite=overwrite)
+    facts = _facts(job, result)
+    sentence = f"{job.source} -> {job.restored} ({result.seconds:.1f} s)"
+    details = (
+        f"  noise {255 * result.sigma:.2f}/255, kernel {facts['kernel_extent'][0]}x{facts['kernel_extent'][1]} px in "
+        f"{job.results[1]}, residual {255 * result.residual:.2f}/255"
+    )
+    console.result(sentence, details, facts)
+
+
+def _facts(job: Job, result: Result) -> dict[str, Any]:
+    """What --json says of a photo."""
+    restored, preview, array = job.results
+    used = result.kernel > 0
+    return {
+        "input": str(job.source),
+        "restored": str(restored),
+        "kernel_preview": str(preview),
+        "kernel": str(array),
+        "seconds": round(result.seconds, 3),
+        "sigma": result.sigma,
+        "kernel_size": result.kernel.shape[0],
+        "kernel_extent": [int(_extent(used.any(axis=axis))) for axis in (1, 0)],  # rows, columns
+        "residual": result.residual,
+        "seed": result.seed,
+        "method": result.method,
+        "steps": result.steps,
+        "prior": result.prior,
+        "prior_sha256": result.checksum,
+    }
+
+
+def _extent(used: Any) -> int:
+    positions = used.nonzero()[0]
+    return int(positions[-1] - positions[0] + 1)
+
+
+def _photos_of(source: Path) -> list[Path]:
+    if not source.is_dir():
+        return [source]
+    found = sorted(p for p in source.iterdir() if p.suffix.lower() in EXTENSIONS and not _is_ours(p) and p.is_file())
+    if not found:
+        raise PhotoError(f"{source}: There is no photo in this folder. Photos end in {', '.join(EXTENSIONS)}.")
+    return found
+
+
+def _is_ours(path: Path) -> bool:
+    return Path(path.stem).suffix in MINE
+
+
+def _job(source: Path, folder: Path) -> Job:
+    # Appended, since with_suffix would cut a name like "1.5 seconds" at its dot.
+    return Job(source, folder / f"{source.stem}{MARK}{source.suffix}", folder / source.stem)
+
+
+def _refuse_collisions(jobs: list[Job]) -> None:
+    owners: dict[str, Path] = {os.path.realpath(job.source): job.source for job in jobs}
+    sources = set(owners)
+    for job in jobs:
+        for result in job.results:
+            real = os.path.realpath(result)
+            if real in sources:
+                raise UsageError(f"{result} would replace a photo that is to be restored. Choose another -o.")
+            if real in owners:
+                raise UsageError(
+                    f"{job.source} and {owners[real]} would both be written to {result}. Restore them into two folders."
+                )
+            owners[real] = job.source
+
+
+def _check_outputs(job: Job, *, overwrite: bool) -> None:
+    """Before minutes are spent: can the results be written where they belong?"""
+    for path in job.results:
+        if path.is_dir():
+            raise OutputError(f"{path}: This is a folder. Name a file.")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path}: The file exists already. Choose another -o, or replace it with --overwrite.")
+    folder = job.restored.parent
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise OutputError(f"{folder}: {existing} is a file and no folder. Choose another -o.")
+    if not os.access(existing, os.W_OK):
+        raise OutputError(f"{folder}: There is no permission to write here. Choose another -o.")

@@ -1,0 +1,181 @@
+"""The command line: options -> settings -> engine -> console. Imports torch only when there is work for it."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from blinddeblur import __version__, weights
+from blinddeblur.console import Console
+from blinddeblur.errors import BlindDeblurError, UsageError
+from blinddeblur.settings import METHODS, Settings
+
+if TYPE_CHECKING:
+    from blinddeblur.batch import Job
+
+INTERRUPTED = 130  # exit code after Ctrl-C, by the convention of shells
+SOME_FAILED = 1
+
+app = typer.Typer(
+    help="Blind deblurring of photographs: the blur kernel and the sharp image, estimated together.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what failed.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what was found out about each photo.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        Console().line(f"blinddeblur {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def restore(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Photos, or folders of photos.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE_OR_DIR", help="Where results go. (default: beside each photo)"),
+    ] = None,
+    method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "fast",
+    prior: Annotated[str, typer.Option(help="The image prior, as download-weights --list names it.")] = "photo",
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps of the method. (default: 40; blinddps 1000)")
+    ] = None,
+    kernel_size: Annotated[
+        str, typer.Option(metavar="auto|ODD", help="Side in pixels of the array the kernel has to fit into.")
+    ] = "auto",
+    kernel: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A known kernel (.npy or picture) instead of an estimate.")
+    ] = None,
+    sigma: Annotated[
+        str, typer.Option(metavar="auto|VALUE", help="Standard deviation of the noise, where white is 1.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of everything random: the same seed, the same result.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each photo.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Deblur photos: NAME.deblurred.EXT, NAME.kernel.png and NAME.kernel.npy are written for each.
+
+    Exit codes: 0 all restored, 1 some failed, 2 wrong usage, 3 weights missing or not as listed.
+    """
+    console = Console(quiet, verbose, as_json)
+
+    def work() -> int:
+        from blinddeblur.batch import plan, run
+        from blinddeblur.photo import read_kernel
+
+        settings = Settings(
+            method=method,
+            prior=prior,
+            steps=steps,
+            kernel_size=_number("--kernel-size", kernel_size, int),
+            kernel=None if kernel is None else read_kernel(kernel),
+            sigma=_number("--sigma", sigma, float),
+            device=device,
+            seed=seed,
+        )
+        jobs: list[Job] = plan(photos, output)
+        return SOME_FAILED if run(jobs, settings, console, overwrite=overwrite) else 0
+
+    _finish(console, work)
+
+
+@app.command("download-weights")
+def download_weights(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Entries of weights.toml.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List every prior and what is on the disk.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare files with their checksums.")] = False,
+    from_file: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Take this file, downloaded by other means.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Accept a file whose checksum nobody has published; it is pinned then.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download published checkpoints into the cache folder, or show and check what is there.
+
+    The folder is the platform's cache, or BLINDDEBLUR_CACHE.
+    """
+    console = Console(quiet)
+
+    def work() -> int:
+        if listed or verify:
+            return _show_weights(console, names or list(weights.manifest()), hashed=verify)
+        if not names:
+            raise UsageError("Name what to download; `blinddeblur download-weights --list` shows what there is.")
+        if from_file is not None and len(names) > 1:
+            raise UsageError("One file belongs to one entry: give a single NAME with --from-file.")
+        for entry in [weights.find(name) for name in names]:
+            with console.work(entry.name, in_bytes=True) as work:
+                if from_file is not None:
+                    path = weights.place(entry, from_file, trust=trust)
+                else:
+                    path = weights.download(entry, trust=trust, progress=work.amount)
+            if not quiet:
+                console.line(f"{entry.name}: {path}")
+        return 0
+
+    _finish(console, work)
+
+
+def _show_weights(console: Console, names: list[str], hashed: bool) -> int:
+    rows, damaged = [], False
+    for entry in [weights.find(name) for name in names]:
+        status = weights.verify(entry) if hashed else weights.status(entry)
+        damaged = damaged or status.state is weights.State.DAMAGED
+        rows.append([entry.name, entry.kind, status.state.value, entry.licence, status.detail])
+    console.table(["name", "kind", "state", "licence", ""], rows)
+    return 3 if damaged else 0
+
+
+def _number(option: str, text: str, kind: Callable[[str], Any]) -> Any:
+    """None for "auto", else the number."""
+    if text == "auto":
+        return None
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise UsageError(f"{option} takes auto or a number, not {text!r}.") from error
+
+
+def _finish(console: Console, work: Callable[[], int]) -> None:
+    """Do the work and leave with its exit code: the one place where errors of this package end."""
+    try:
+        code = work()
+    except BlindDeblurError as error:
+        console.error(str(error))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        console.error("Interrupted. Results that were complete are kept; nothing half-written is left.")
+        code = INTERRUPTED
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point of the command `blinddeblur`."""
+    try:
+        app()
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(SOME_FAILED)

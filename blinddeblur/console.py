@@ -1,0 +1,145 @@
+"""The one place that prints: rich on a terminal, plain lines when piped, JSON on request.
+
+Results go to standard output, progress and complaints to standard error, so that either can be piped away.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_EVERY = 10.0  # seconds between two lines of progress when there is no terminal
+
+
+class Console:
+    """Says what happens.
+
+    Args:
+        quiet: only results that failed, and JSON where asked for.
+        verbose: also what was found out about each photo.
+        as_json: one JSON object a line on standard output instead of words.
+    """
+
+    def __init__(self, quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
+        self.quiet, self.verbose, self.as_json = quiet, verbose, as_json
+        self.out = RichConsole(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def work(self, title: str, in_bytes: bool = False) -> Iterator["Work"]:
+        """Progress of one photo or one download; the bar goes when it is done."""
+        if self.quiet:
+            yield Work(title)
+        elif self.err.is_terminal:
+            amount = [DownloadColumn()] if in_bytes else [TextColumn("{task.completed:.0f}/{task.total:.0f}")]
+            columns = (TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn())
+            with Progress(*columns, console=self.err, transient=True) as bar:
+                yield BarWork(title, bar)
+        else:
+            yield PlainWork(title, self.err)
+
+    def result(self, sentence: str, details: str, facts: dict[str, Any]) -> None:
+        """One photo is done."""
+        if self.as_json:
+            self._json(facts)
+        elif not self.quiet:
+            self.out.print(escape(sentence))
+            if self.verbose:
+                self.out.print(escape(details))
+
+    def failure(self, path: Path, reason: str) -> None:
+        """One photo could not be restored."""
+        if self.as_json:
+            self._json({"input": str(path), "error": reason})
+        self.err.print(f"[red]failed[/red] {escape(reason)}")
+
+    def summary(self, done: int, failures: list[tuple[Path, str]]) -> None:
+        """What became of all photos, when some failed."""
+        if not failures or self.quiet:
+            return
+        table = Table("photo", "why", title=f"{done} restored, {len(failures)} failed", title_justify="left")
+        for path, reason in failures:
+            table.add_row(escape(str(path)), escape(reason))
+        self.err.print(table)
+
+    def error(self, sentence: str) -> None:
+        """What ends the whole command."""
+        self.err.print(f"[red]error:[/red] {escape(sentence)}")
+
+    def line(self, text: str) -> None:
+        """A line of an answer that was asked for."""
+        self.out.print(escape(text))
+
+    def table(self, headers: list[str], rows: list[list[str]]) -> None:
+        """An answer in columns; values separated by tabs when piped."""
+        if not self.out.is_terminal:
+            for row in rows:
+                self.out.file.write("\t".join(row) + "\n")  # rich would turn tabs into spaces
+            return
+        table = Table(*headers)
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        self.out.print(table)
+
+    def _json(self, facts: dict[str, Any]) -> None:
+        print(json.dumps(facts, ensure_ascii=False), file=sys.stdout, flush=True)  # noqa: T201  (rich would wrap it)
+
+
+class Work:
+    """Progress that nobody sees; the base of the two that somebody does."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def stage(self, name: str, done: int, total: int | None) -> None:
+        """How far a stage of the work is."""
+
+    def amount(self, done: int, total: int | None) -> None:
+        """How far work without stages is."""
+        self.stage("", done, total)
+
+
+class BarWork(Work):
+    """A bar on a terminal, with the time left of the current stage."""
+
+    def __init__(self, title: str, bar: Progress) -> None:
+        super().__init__(title)
+        self.bar = bar
+        self.name: str | None = None
+        self.task: TaskID | None = None
+
+    def stage(self, name: str, done: int, total: int | None) -> None:
+        """A new stage starts a new bar in the place of the old one."""
+        if name != self.name or self.task is None:
+            if self.task is not None:
+                self.bar.remove_task(self.task)
+            self.name = name
+            self.task = self.bar.add_task(escape(f"{self.title}  {name}".strip()), total=total)
+        self.bar.update(self.task, completed=done, total=total)
+
+
+class PlainWork(Work):
+    """A line now and then, for logs."""
+
+    def __init__(self, title: str, console: RichConsole) -> None:
+        super().__init__(title)
+        self.console = console
+        self.name: str | None = None
+        self.said = 0.0
+
+    def stage(self, name: str, done: int, total: int | None) -> None:
+        """One line for each new stage, and one every ten seconds within it."""
+        now = time.monotonic()
+        if name == self.name and now - self.said < PLAIN_EVERY:
+            return
+        self.name, self.said = name, now
+        share = f"{done}/{total}" if total else str(done)
+        self.console.print(escape(f"{self.title}: {name} {share}".replace(":  ", ": ")))

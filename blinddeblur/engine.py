@@ -1,0 +1,348 @@
+"""Photo -> Result: estimate the noise, estimate the kernel on an informative crop, restore everything in tiles.
+
+Works on arrays, prints nothing and touches no files but the weights; the command line and the Python interface
+share it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError
+from blinddeblur.physics import kernels
+from blinddeblur.physics.convolution import blur
+from blinddeblur.physics.noise import CLIPPED, estimate_sigma
+from blinddeblur.priors import Prior, load_prior
+from blinddeblur.priors.guided_diffusion import linear_alpha_bar
+from blinddeblur.samplers import blinddps, fast, first_kernel, restoration
+from blinddeblur.samplers.schedule import Denoiser, Step
+from blinddeblur.settings import LARGEST_BLINDDPS_KERNEL, Settings
+from blinddeblur.tiles import Tile, blend, grid
+
+MINIMUM_SIDE = 32  # pixels
+ESTIMATION_SIDE = 448  # pixels of the crop the kernel is estimated on: more costs time and adds little
+TILE_SIDE = 512  # pixels of a tile of the restoration
+BLINDDPS_SIDE = 192  # pixels of a tile of blinddps: a gradient through the network needs memory
+NETWORK_OVERLAP = 64  # pixels, where a network of fixed size is tiled
+KERNEL_SIZES = (31, 47, 71, 107, 127)  # tried in turn until the blur fits
+RIM = 2  # pixels at the edge of the kernel's array that must be empty
+
+
+class Progress(Protocol):
+    """Told how far the work is: the name of the stage, steps done and steps in all."""
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """A restored photo and what was found out on the way.
+
+    Attributes:
+        image: the restored photo, in the shape and type of what was given.
+        kernel: (K, K) float32, not negative, sums to 1, a true convolution kernel.
+        sigma: standard deviation of the photo's noise, in [0, 1].
+        residual: root mean square of what the restored photo, blurred again, leaves of the measurement, in [0, 1].
+        seconds: that the whole took.
+        method, prior, checksum, seed, steps: how it was made; checksum is the sha256 of the prior's weights.
+    """
+
+    image: NDArray[Any]
+    kernel: NDArray[np.float32]
+    sigma: float
+    residual: float
+    seconds: float
+    method: str
+    prior: str
+    checksum: str | None
+    seed: int
+    steps: int
+
+
+@dataclass
+class Engine:
+    """Restores one photo after the other with the same settings; loads each prior once.
+
+    Raises:
+        UsageError: settings that make no sense, or a device that is not there.
+        WeightsError: a prior's weights are missing or damaged.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        self.device = find_device(self.settings.device)
+        self.prior = _load(self.settings.prior, "image", self.device)
+        self.kernel_prior = _load("kernel", "kernel", self.device) if self.settings.method == "blinddps" else None
+
+    def restore(
+        self,
+        image: NDArray[Any],
+        progress: Progress = lambda stage, done, total: None,
+        callback: Callable[[Step], None] = lambda step: None,
+    ) -> Result:
+        """Restore one photo.
+
+        Args:
+            image: (H, W), (H, W, 1) or (H, W, 3): sRGB-encoded, uint8, uint16 or floating point in [0, 1].
+            progress: told how far the work is.
+            callback: told of every step of the sampler, with tensors.
+
+        Raises:
+            PhotoError: an array that is no photo, or too small.
+            KernelError: the kernel does not fit into the photo.
+            EstimationError: no usable answer came out.
+        """
+        start = time.monotonic()
+        settings = self.settings
+        y = _as_tensor(image).to(self.device)
+        sigma = estimate_sigma(y) if settings.sigma is None else settings.sigma
+        generator = torch.Generator().manual_seed(settings.seed)
+        with torch.inference_mode(settings.method != "blinddps"):
+            if settings.method == "blinddps":
+                restored, kernel = self._blinddps(y, generator, progress, callback)
+            else:
+                kernel = self._kernel(y, sigma, generator, progress, callback)
+                restored = self._restore(y, kernel, sigma, progress)
+        if not torch.isfinite(restored).all():
+            raise EstimationError(
+                "The restoration diverged: the result is not a number somewhere. Give another --prior."
+            )
+        return Result(
+            image=_as_array(restored, image),
+            kernel=kernel.cpu().numpy().astype(np.float32),
+            sigma=sigma,
+            residual=_residual(restored, y, kernel),
+            seconds=time.monotonic() - start,
+            method=settings.method,
+            prior=self.prior.name,
+            checksum=self.prior.checksum,
+            seed=settings.seed,
+            steps=settings.effective_steps,
+        )
+
+    def _kernel(
+        self, y: Tensor, sigma: float, generator: torch.Generator, progress: Progress, callback: Callable[[Step], None]
+    ) -> Tensor:
+        """(K, K): given, or estimated on the crop of the photo that tells most."""
+        if self.settings.kernel is not None:
+            return _given_kernel(self.settings.kernel, y)
+        crop = informative_crop(y, ESTIMATION_SIDE).of(y).mean(dim=1, keepdim=True)
+        grey_sigma = sigma / y.shape[1] ** 0.5  # of the mean over the channels
+        progress("first kernel", 0, 1)
+        kernel = _first_kernel(crop, self.settings.kernel_size)
+        progress("first kernel", 1, 1)
+
+        def report(step: Step) -> None:
+            progress("kernel", step.index + 1, step.total)
+            callback(step)
+
+        steps = self.settings.effective_steps
+        return fast.sample(self._denoiser(), crop, kernel, grey_sigma, steps, generator, report)[1]
+
+    def _restore(self, y: Tensor, kernel: Tensor, sigma: float, progress: Progress) -> Tensor:
+        """The whole photo with one kernel, in overlapping tiles."""
+        height, width = y.shape[-2:]
+        radius = kernel.shape[-1] // 2
+        tiles = grid(height, width, TILE_SIDE, overlap=2 * radius + 32)
+        total = len(tiles) * restoration.STEPS
+        pieces = []
+        for index, tile in enumerate(tiles):
+
+            def report(step: Step, index: int = index) -> None:
+                progress("restoration", index * step.total + step.index + 1, total)
+
+            pieces.append((tile, restoration.restore(self._denoiser(), tile.of(y), kernel, sigma, callback=report)))
+        return blend(pieces, height, width, rim=radius)
+
+    def _blinddps(
+        self, y: Tensor, generator: torch.Generator, progress: Progress, callback: Callable[[Step], None]
+    ) -> tuple[Tensor, Tensor]:
+        assert self.kernel_prior is not None
+        size = self.settings.kernel_size or LARGEST_BLINDDPS_KERNEL
+        fixed = self.prior.image_size
+        side = BLINDDPS_SIDE if fixed is None else fixed - (size - 1)
+        height, width = y.shape[-2:]
+
+        def report(step: Step) -> None:
+            progress("blinddps", step.index + 1, step.total)
+            callback(step)
+
+        image, kernel = blinddps.sample(
+            self.prior.predict,
+            self.kernel_prior.predict,
+            linear_alpha_bar(),
+            y.expand(-1, self.prior.channels, -1, -1),
+            kernel_size=size,
+            settings=blinddps.Settings(steps=self.settings.effective_steps),
+            tiles=grid(height, width, side, overlap=side // 4),
+            tile_shape=None if fixed is None else (fixed, fixed),
+            generator=generator,
+            callback=report,
+        )
+        return (image.mean(dim=1, keepdim=True) if y.shape[1] == 1 else image), kernel
+
+    def _denoiser(self) -> Denoiser:
+        """The image prior as a sampler calls it; a network of fixed size sees overlapping tiles of that size."""
+        prior, side = self.prior, self.prior.image_size
+        if side is None:
+            return prior.denoise
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            height, width = x.shape[-2:]
+            bottom, right = max(0, side - height), max(0, side - width)
+            padded = torch.nn.functional.pad(x, (0, right, 0, bottom), mode="replicate")
+            height_padded, width_padded = padded.shape[-2:]
+            tiles = grid(height_padded, width_padded, side, NETWORK_OVERLAP)
+            whole = blend(((t, prior.denoise(t.of(padded), sigma)) for t in tiles), height_padded, width_padded)
+            return whole[..., :height, :width]
+
+        return denoise
+
+
+def restore(image: NDArray[Any], progress: Progress = lambda stage, done, total: None, **options: Any) -> Result:
+    """Deblur one photo: the kernel and the sharp image, estimated together.
+
+    Args:
+        image: (H, W), (H, W, 1) or (H, W, 3): sRGB-encoded, uint8, uint16 or floating point in [0, 1].
+        progress: told how far the work is.
+        options: the fields of Settings: method, prior, steps, kernel_size, kernel, sigma, device, seed.
+
+    Returns:
+        Result, its image in the shape and type of what was given.
+
+    Raises:
+        BlindDeblurError: one of its kinds; see blinddeblur.errors.
+
+    Example:
+        >>> result = blinddeblur.restore(cv2.imread("photo.jpg")[..., ::-1])  # doctest: +SKIP
+    """
+    return Engine(Settings(**options)).restore(image, progress)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name: "auto" (the best there is), "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        UsageError: it is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"The device {name} cannot be used here. Choose --device cpu, or leave it out.") from error
+    return device
+
+
+def informative_crop(y: Tensor, side: int) -> Tile:
+    """The part of a photo that tells most of its blur: edges in all directions, nothing clipped.
+
+    Args:
+        y: (1, C, H, W).
+        side: of the square, in pixels; a smaller photo is taken whole.
+    """
+    height, width = y.shape[-2:]
+    if height <= side and width <= side:
+        return Tile(0, 0, height, width)
+    grey = y.mean(dim=1)[0]
+    usable = ((y > CLIPPED[0]) & (y < CLIPPED[1])).all(dim=1)[0]
+    across = (grey[:-1, 1:] - grey[:-1, :-1]) * usable[:-1, :-1]
+    down = (grey[1:, :-1] - grey[:-1, :-1]) * usable[:-1, :-1]
+
+    def score(tile: Tile) -> float:
+        """The smaller eigenvalue of the structure tensor: texture in one direction alone leaves the blur open."""
+        a, b = tile.of(across), tile.of(down)
+        xx, yy, xy = float((a * a).sum()), float((b * b).sum()), float((a * b).sum())
+        return (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2) ** 0.5
+
+    return max(grid(height, width, side, overlap=side // 2), key=score)
+
+
+def _load(name: str, kind: str, device: torch.device) -> Prior:
+    prior = load_prior(name, device)
+    if prior.kind != kind:
+        raise UsageError(f"{name} is a prior of kind {prior.kind}; here one of kind {kind} is needed.")
+    return prior
+
+
+def _first_kernel(crop: Tensor, size: int | None) -> Tensor:
+    """The first guess, on an array that grows until the rim of the estimate is empty, unless its size is given."""
+    limit = _largest_kernel(crop)
+    if size is not None:
+        if size > limit:
+            raise KernelError(f"A kernel of {size} pixels is too large for this photo: at most {limit} fit.")
+        return first_kernel.first_kernel(crop, size)
+    for candidate in KERNEL_SIZES:
+        kernel = first_kernel.first_kernel(crop, min(candidate, limit))
+        inner = kernel[RIM:-RIM, RIM:-RIM]
+        if candidate >= limit or float(inner.sum()) > 0.999:
+            break
+    return kernel
+
+
+def _given_kernel(kernel: NDArray[Any], y: Tensor) -> Tensor:
+    """A kernel of the user's as (K, K) on the device, square, odd and normalised."""
+    values = torch.from_numpy(np.asarray(kernel, dtype=np.float32))
+    if values.ndim != 2 or not torch.isfinite(values).all() or not values.clamp_min(0).sum() > 0:
+        raise KernelError("A kernel is a table of finite numbers with something positive in it.")
+    rows, columns = values.shape
+    size = max(rows, columns) // 2 * 2 + 1
+    top, left = (size - rows) // 2, (size - columns) // 2
+    square = torch.nn.functional.pad(values, (left, size - columns - left, top, size - rows - top))
+    limit = _largest_kernel(y)
+    if size > limit:
+        raise KernelError(f"The kernel has {rows}x{columns} pixels, too many for this photo: at most {limit} fit.")
+    return kernels.normalise(square).to(y.device)
+
+
+def _largest_kernel(y: Tensor) -> int:
+    """The largest odd kernel that leaves half of the shorter side to look at."""
+    return min(y.shape[-2:]) // 2 // 2 * 2 + 1
+
+
+def _residual(restored: Tensor, y: Tensor, kernel: Tensor) -> float:
+    """Over the part of the frame that the unseen border does not reach."""
+    radius = kernel.shape[-1] // 2
+    inner = y[..., radius : y.shape[-2] - radius, radius : y.shape[-1] - radius]
+    return float((blur(restored, kernel) - inner).square().mean().sqrt())
+
+
+def _as_tensor(image: NDArray[Any]) -> Tensor:
+    """(H, W), (H, W, 1) or (H, W, 3) of any permitted type -> (1, C, H, W) float32 in [0, 1]."""
+    values = np.asarray(image)
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or values.shape[2] not in (1, 3) or values.dtype.kind not in "uf":
+        raise PhotoError(
+            f"A photo is an array (H, W), (H, W, 1) or (H, W, 3) of uint8, uint16 or floating point in [0, 1]; "
+            f"this is {np.asarray(image).shape} of {values.dtype}. Take transparency off first."
+        )
+    if min(values.shape[:2]) < MINIMUM_SIDE:
+        raise PhotoError(
+            f"The picture is {values.shape[1]}x{values.shape[0]} pixels. Each side must have at least {MINIMUM_SIDE}."
+        )
+    scale = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1
+    pixels = values.astype(np.float32) / np.float32(scale)
+    if not np.isfinite(pixels).all():
+        raise PhotoError("The photo contains values that are not numbers.")
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+
+
+def _as_array(restored: Tensor, image: NDArray[Any]) -> NDArray[Any]:
+    """(1, C, H, W) -> the shape and type of `image`."""
+    pixels = restored[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy().reshape(np.asarray(image).shape)
+    dtype = np.asarray(image).dtype
+    if dtype.kind == "u":
+        top = np.iinfo(dtype).max
+        return np.rint(pixels.astype(np.float64) * top).astype(dtype)
+    return pixels.astype(dtype)

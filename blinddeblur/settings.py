@@ -1,0 +1,66 @@
+"""What can be chosen about a restoration, checked before any work starts. Imports neither torch nor pixels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from blinddeblur.errors import KernelError, UsageError
+
+METHODS = {"fast": 40, "blinddps": 1000}  # and how many steps each takes by default
+LARGEST_KERNEL = 127  # pixels
+LARGEST_BLINDDPS_KERNEL = 63  # pixels; what a kernel prior has learned, on arrays of 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of a restoration.
+
+    Attributes:
+        method: "fast" (the default method) or "blinddps" (the paper's).
+        prior: name of an image prior in weights.toml.
+        steps: of the method's sampler; None for its own default.
+        kernel_size: side of the kernel's array, odd; None to find it.
+        kernel: (K, K) array to use instead of an estimate.
+        sigma: standard deviation of the noise on [0, 1]; None to estimate it.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        seed: of everything random.
+
+    Raises:
+        UsageError: a value out of its range, or two that exclude each other.
+    """
+
+    method: str = "fast"
+    prior: str = "photo"
+    steps: int | None = None
+    kernel_size: int | None = None
+    kernel: Any = None
+    sigma: float | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(f"There is no method {self.method}. Choose one of {', '.join(METHODS)}.")
+        if self.steps is not None and not 2 <= self.steps <= 1000:
+            raise UsageError(f"The number of steps must lie between 2 and 1000, not {self.steps}.")
+        if self.kernel_size is not None and (self.kernel_size % 2 == 0 or not 3 <= self.kernel_size <= LARGEST_KERNEL):
+            raise KernelError(
+                f"The kernel size must be an odd number from 3 to {LARGEST_KERNEL}, so that the kernel has a middle "
+                f"pixel; {self.kernel_size} is not."
+            )
+        if self.method == "blinddps" and (self.kernel_size or 0) > LARGEST_BLINDDPS_KERNEL:
+            raise UsageError(f"The kernel prior of blinddps knows kernels up to {LARGEST_BLINDDPS_KERNEL} pixels.")
+        if self.sigma is not None and not 0 <= self.sigma <= 0.5:
+            raise UsageError(
+                f"The noise level is a standard deviation on a scale where white is 1, from 0 to 0.5; not {self.sigma}."
+            )
+        if not 0 <= self.seed < 2**63:
+            raise UsageError("The seed must be a whole number, zero or larger.")
+        if self.kernel is not None and self.method == "blinddps":
+            raise UsageError("blinddps estimates the kernel. Leave out --kernel, or choose the method fast with it.")
+        if self.kernel is not None and self.kernel_size is not None:
+            raise UsageError("A kernel that is given has its own size. Leave out --kernel-size.")
+
+    @property
+    def effective_steps(self) -> int:
+        """Steps of the sampler: as asked, or the method's own number."""
+        return self.steps or METHODS[self.method]

@@ -1,0 +1,56 @@
+"""Small blurred pictures whose truth is known."""
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from blinddeblur.physics.convolution import blur
+from blinddeblur.training.kernels import exposed
+
+
+def sharp(height: int, width: int, channels: int, seed: int = 0) -> NDArray[np.float32]:
+    """Rectangles, discs and letters on a soft ground: (height, width, channels) in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    image = np.full((height, width, channels), 128, np.uint8)  # OpenCV draws on bytes only
+    for _ in range(height * width // 250):
+        colour = rng.integers(25, 230, channels).tolist()
+        row, column = (int(rng.integers(0, extent)) for extent in (height, width))
+        reach = int(rng.integers(2, 14))
+        kind = rng.integers(3)
+        if kind == 0:
+            cv2.rectangle(image, (column, row), (column + reach, row + reach // 2 + 2), colour, -1)
+        elif kind == 1:
+            cv2.circle(image, (column, row), reach // 2 + 1, colour, -1, cv2.LINE_AA)
+        else:
+            letter = chr(ord("A") + int(rng.integers(26)))
+            cv2.putText(image, letter, (column, row), cv2.FONT_HERSHEY_SIMPLEX, reach / 14, colour, 1, cv2.LINE_AA)
+    return image.reshape(height, width, channels).astype(np.float32) / 255
+
+
+def streak(size: int = 15, length: float = 9.0) -> NDArray[np.float32]:
+    """A slanted motion blur: (size, size), sums to 1."""
+    t = np.linspace(-0.5, 0.5, 400)
+    return exposed(np.stack([0.5 * t, t], axis=1), size, length, 0.4, np.zeros(2))
+
+
+def blurred(height: int, width: int, channels: int, kernel: NDArray[np.float32], sigma: float = 0.004, seed: int = 0):  # type: ignore[no-untyped-def]
+    """The sharp picture and its blurred, noisy measurement of the same frame, both (height, width, channels)."""
+    margin = len(kernel) // 2
+    x = sharp(height + 2 * margin, width + 2 * margin, channels, seed)
+    y = blur(torch.from_numpy(x.transpose(2, 0, 1))[None], torch.from_numpy(kernel))[0].numpy().transpose(1, 2, 0)
+    noise = np.random.default_rng(seed).normal(size=y.shape).astype(np.float32)
+    return x[margin:-margin, margin:-margin], np.clip(y + sigma * noise, 0, 1)
+
+
+def psnr(a: NDArray[np.float32], b: NDArray[np.float32], border: int = 12) -> float:
+    """In dB, the border left out."""
+    inner = slice(border, -border)
+    return float(-10 * np.log10(np.mean((a[inner, inner] - b[inner, inner]) ** 2)))
+
+
+def agreement(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """The largest normalised cross-correlation of two kernels: 1 for the same shape."""
+    n = 2 * max(a.shape + b.shape)
+    product = np.fft.rfft2(a, (n, n)) * np.conj(np.fft.rfft2(b, (n, n)))
+    return float(np.fft.irfft2(product, (n, n)).max() / np.linalg.norm(a) / np.linalg.norm(b))

@@ -1,0 +1,242 @@
+"""BlindDPS against Algorithm 1 worked by hand, in float64 with priors whose answers are known."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import blinddeblur
+from blinddeblur.errors import EstimationError
+from blinddeblur.physics import kernels
+from blinddeblur.physics.convolution import blur
+from blinddeblur.priors.guided_diffusion import linear_alpha_bar
+from blinddeblur.samplers.blinddps import Level, Settings, levels, objective, sample, sparsity
+from blinddeblur.samplers.schedule import Step
+from blinddeblur.tiles import Tile, grid
+
+
+class Wiener:
+    """The exact prior of independent Gaussian pixels N(mean, deviation^2), on the paper's scale."""
+
+    def __init__(self, mean: float | Tensor, deviation: float, v: float | None = None) -> None:
+        self.mean, self.deviation, self.v = mean, deviation, v
+
+    def __call__(self, x_t: Tensor, t: int, alpha_bar: float) -> tuple[Tensor, Tensor | None]:
+        signal, noise = alpha_bar * self.deviation**2, 1 - alpha_bar
+        x0 = self.mean + self.deviation**2 * alpha_bar**0.5 / (signal + noise) * (x_t - alpha_bar**0.5 * self.mean)
+        return x0, None if self.v is None else torch.full_like(x0, self.v)
+
+
+def kernel_mean() -> Tensor:
+    mean = torch.full((1, 1, 64, 64), -1.0, dtype=torch.float64)
+    mean[..., 31:34, 30:35] = 0.7
+    return mean
+
+
+@pytest.fixture
+def y() -> Tensor:
+    return torch.rand(1, 1, 12, 14, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def in_float64() -> object:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_schedule_ends_without_noise_and_follows_the_table() -> None:
+    alpha_bar = linear_alpha_bar()
+    full = levels(alpha_bar, 1000)
+    assert [level.t for level in full] == list(range(999, -1, -1))
+    assert full[0].beta == pytest.approx(0.02)
+    assert full[-1].beta == pytest.approx(1e-4)
+    assert full[-1].previous == 1
+    few = levels(alpha_bar, 10)
+    assert few[0].t == 999
+    assert few[-1].t == 0
+    assert math.prod(1 - level.beta for level in few) == pytest.approx(float(alpha_bar[999]))
+
+
+def test_ancestral_step_by_hand() -> None:
+    level = Level(t=5, alpha_bar=0.6, previous=0.8, beta=0.25)  # alpha = 0.75
+    x_t, x0, noise = torch.tensor([0.5]), torch.tensor([-0.2]), torch.tensor([1.5])
+    mean = math.sqrt(0.8) * 0.25 / 0.4 * -0.2 + math.sqrt(0.75) * 0.2 / 0.4 * 0.5
+    small = 0.25 * 0.2 / 0.4
+    assert float(level.ancestral(x_t, x0, None, noise)) == pytest.approx(mean + math.sqrt(small) * 1.5)
+    for v, variance in ((-1.0, small), (1.0, 0.25), (0.0, math.sqrt(small * 0.25))):
+        sampled = level.ancestral(x_t, x0, torch.tensor([v]), noise)
+        assert float(sampled) == pytest.approx(mean + math.sqrt(variance) * 1.5)
+
+
+def test_ancestral_steps_sample_the_prior() -> None:
+    prior, generator = Wiener(0.3, 0.2), torch.Generator().manual_seed(0)
+    x = torch.randn(20000, generator=generator)
+    for level in levels(linear_alpha_bar(), 1000):
+        x0, v = prior(x, level.t, level.alpha_bar)
+        x = level.ancestral(x, x0, v, torch.randn(x.shape, generator=generator))
+    assert float(x.mean()) == pytest.approx(0.3, abs=0.01)
+    assert float(x.std()) == pytest.approx(0.2, abs=0.01)
+
+
+def test_one_step_by_hand(y: Tensor) -> None:
+    """Algorithm 1 spelled out for a single step of a schedule of two, and everything after it for the last one."""
+    alpha_bar, size = torch.tensor([0.9, 0.3]), 5
+    image_prior, kernel_prior = Wiener(0.1, 0.5, v=0.4), Wiener(kernel_mean(), 0.3)
+    settings = Settings(steps=2, step_size=0.3, sparsity="l1", sparsity_weight=0.5, clip=False)
+    image, kernel = sample(
+        image_prior, kernel_prior, alpha_bar, y, size, settings, generator=torch.Generator().manual_seed(1)
+    )
+
+    generator = torch.Generator().manual_seed(1)
+    frame = (1, 1, 12 + 4, 14 + 4)
+    x = torch.randn(frame, generator=generator)
+    k = torch.randn(1, 1, 64, 64, generator=generator)
+    target = 2 * y - 1
+    for now, before, beta in ((0.3, 0.9, 1 - 0.3 / 0.9), (0.9, 1.0, 1 - 0.9)):
+        z_x, z_k = torch.randn(frame, generator=generator), torch.randn(k.shape, generator=generator)
+        x, k = x.detach().requires_grad_(), k.detach().requires_grad_()
+        x0 = 0.1 + 0.25 * now**0.5 / (0.25 * now + 1 - now) * (x - now**0.5 * 0.1)
+        k0 = kernel_mean() + 0.09 * now**0.5 / (0.09 * now + 1 - now) * (k - now**0.5 * kernel_mean())
+        positive = ((k0 + 1) / 2).clamp_min(0)
+        window = positive[..., 30:35, 30:35]
+        residual = target - torch.nn.functional.conv2d(x0, (window / window.sum()).flip(2, 3))
+        loss = residual.square().sum().sqrt() + 0.5 * positive.sum()
+        to_x, to_k = torch.autograd.grad(loss, (x, k))
+        from_x0 = before**0.5 * beta / (1 - now)
+        from_x = (1 - beta) ** 0.5 * (1 - before) / (1 - now)
+        small = beta * (1 - before) / (1 - now)
+        x_noise = math.exp(0.5 * (0.7 * math.log(beta) + 0.3 * math.log(small))) if small else 0.0
+        x = from_x0 * x0 + from_x * x + x_noise * z_x - 0.3 * to_x
+        k = from_x0 * k0 + from_x * k + math.sqrt(small) * z_k - 0.3 * to_k
+
+    final = ((k.detach()[0, 0, 30:35, 30:35] + 1) / 2).clamp_min(0)
+    expected, moved = kernels.centre(final / final.sum())
+    assert moved == (0, 0)
+    torch.testing.assert_close(kernel, expected)
+    torch.testing.assert_close(image, (x.detach()[..., 2:14, 2:16] + 1) / 2)
+
+
+@pytest.mark.parametrize("kind", ["l1", "l0"])
+def test_gradient_against_finite_differences(y: Tensor, kind: str) -> None:
+    """Through Tweedie's formula, the simplex, the convolution and the norm, for both unknowns and both sparsities."""
+    image_prior, kernel_prior = Wiener(0.1, 0.5), Wiener(kernel_mean(), 0.3)
+
+    def loss(x_t: Tensor, k_t: Tensor) -> Tensor:
+        x0, _ = image_prior(x_t, 0, 0.5)
+        k0, _ = kernel_prior(k_t, 0, 0.5)
+        u0 = (k0 + 1) / 2
+        return objective(2 * y - 1, x0, kernels.from_prior(u0, 5)[0, 0]) + sparsity(u0, kind)
+
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(1, 1, 16, 18, generator=generator, requires_grad=True)
+    k = torch.randn(1, 1, 64, 64, generator=generator, requires_grad=True)
+    for variable, gradient in zip((x, k), torch.autograd.grad(loss(x, k), (x, k)), strict=True):
+        assert gradient.norm() > 0
+        direction = torch.randn(variable.shape, generator=generator)
+        step = 1e-6 * direction
+        shifted = [(x + s * step, k) if variable is x else (x, k + s * step) for s in (1, -1)]
+        difference = (loss(*shifted[0]) - loss(*shifted[1])) / 2e-6
+        torch.testing.assert_close((gradient * direction).sum(), difference, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["l1", "l0"])
+def test_sparsity_has_a_gradient_and_prefers_few(kind: str) -> None:
+    u = torch.rand(8, 8).requires_grad_()
+    (gradient,) = torch.autograd.grad(sparsity(u, kind), u)
+    assert (gradient > 0).all()
+    spread, single = torch.full((4, 4), 0.25), torch.zeros(4, 4)
+    single[0, 0] = 1.0
+    assert sparsity(single, kind) < sparsity(spread, kind)
+
+
+def test_the_schedule_option_changes_the_step_size(y: Tensor) -> None:
+    def run(schedule: str, size: float) -> Tensor:
+        settings = Settings(steps=3, step_size=size, schedule=schedule)  # type: ignore[arg-type]
+        priors = Wiener(0.1, 0.5), Wiener(kernel_mean(), 0.3)
+        return sample(
+            *priors, torch.tensor([0.25, 0.25, 0.25]), y, 5, settings, generator=torch.Generator().manual_seed(0)
+        )[0]
+
+    torch.testing.assert_close(run("sqrt-alpha-bar", 0.3), run("constant", 0.15))
+    assert not torch.allclose(run("constant", 0.3), run("constant", 0.15))
+
+
+def blurred_scene(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """A scene under a 5x5 box blur, and the box."""
+    x = torch.rand(1, 1, height // 4 + 2, width // 4 + 2, generator=torch.Generator().manual_seed(5))
+    x = torch.nn.functional.interpolate(x, (height + 4, width + 4), mode="nearest")
+    kernel = torch.zeros(5, 5)
+    kernel[1:4, :] = 1 / 15
+    return blur(x, kernel), kernel
+
+
+def test_tiles_share_one_kernel_and_make_one_image() -> None:
+    y, _ = blurred_scene(40, 72)
+    seen: list[Step] = []
+    image, kernel = sample(
+        Wiener(0.0, 0.5),
+        Wiener(kernel_mean(), 0.05),
+        linear_alpha_bar(),
+        y,
+        5,
+        Settings(steps=30, sparsity="none"),
+        tiles=grid(40, 72, 40, 10),
+        generator=torch.Generator().manual_seed(0),
+        callback=seen.append,
+    )
+    assert image.shape == y.shape
+    assert kernel.shape == (5, 5)
+    assert [(s.index, s.total) for s in seen] == [(i, 30) for i in range(30)]
+    seam = image.diff(dim=-1).abs().mean(dim=(0, 1, 2))
+    assert seam.max() < 4 * seam.median()
+
+
+def test_a_network_of_fixed_size_sees_only_that_size(y: Tensor) -> None:
+    shapes = set()
+
+    def prior(x_t: Tensor, t: int, alpha_bar: float) -> tuple[Tensor, None]:
+        shapes.add(tuple(x_t.shape))
+        return 0 * x_t, None
+
+    settings = Settings(steps=2)
+    kernel_prior = Wiener(kernel_mean(), 0.1)
+    image, _ = sample(
+        prior, kernel_prior, linear_alpha_bar(), y, 5, settings, [Tile(0, 0, 12, 14)], (32, 32), torch.Generator()
+    )
+    assert shapes == {(1, 1, 32, 32)}
+    assert image.shape == y.shape
+
+
+def test_divergence_is_an_error_not_a_picture(y: Tensor) -> None:
+    def broken(x_t: Tensor, t: int, alpha_bar: float) -> tuple[Tensor, None]:
+        return x_t * float("nan"), None
+
+    with pytest.raises(EstimationError, match="diverged at step 1"):
+        sample(broken, Wiener(kernel_mean(), 0.1), linear_alpha_bar(), y, 5, Settings(steps=3))
+
+
+def shipped(y: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    torch.set_default_dtype(torch.float32)
+    photo, kernel = blinddeblur.load_prior("photo"), blinddeblur.load_prior("kernel")
+    generator = torch.Generator().manual_seed(7)
+    y = y.float().expand(-1, 3, -1, -1)
+    return sample(photo.predict, kernel.predict, linear_alpha_bar(), y, 31, Settings(steps=steps), generator=generator)
+
+
+def test_shipped_priors_same_seed_same_bytes() -> None:
+    y, _ = blurred_scene(32, 32)
+    first, second = shipped(y, 6), shipped(y, 6)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert torch.isfinite(first[0]).all()
+
+
+@pytest.mark.slow
+def test_a_thousand_steps_on_a_small_photo() -> None:
+    y, _ = blurred_scene(64, 64)
+    image, kernel = shipped(y, 1000)
+    assert torch.isfinite(image).all()
+    assert float(kernel.sum()) == pytest.approx(1, abs=1e-5)
+    assert float((blur(image, kernel) - y[..., 15:-15, 15:-15]).square().mean().sqrt()) < 0.1

@@ -1,0 +1,399 @@
+"""The command as people use it: files in, files out, exit codes, and words for everything that can go wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from scenes import blurred, streak
+from syrupy.assertion import SnapshotAssertion
+from typer.testing import CliRunner, Result
+
+from blinddeblur import __version__, photo, weights
+from blinddeblur.cli import app
+
+QUICK = ["--steps", "2", "--kernel-size", "9", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def make(path: Path, channels: int = 3, depth: int = 8, alpha: bool = False, side: int = 48) -> Path:
+    _, y = blurred(side, side + 4, channels, streak(9, 5))
+    top = 2**depth - 1
+    transparency = np.full(y.shape[:2], top // 2, np.uint16 if depth == 16 else np.uint8) if alpha else None
+    photo.write(photo.Photo(y, transparency, depth), path)
+    return path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize("command", [[], ["restore"], ["download-weights"]])
+def test_help(command: list[str], snapshot: SnapshotAssertion) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert result.output == snapshot
+
+
+def test_version() -> None:
+    assert run("--version").output == f"blinddeblur {__version__}\n"
+
+
+def test_help_is_quick_and_leaves_torch_alone() -> None:
+    code = "import sys, blinddeblur.cli; sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "blinddeblur", "--help"], check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "depth", "alpha"),
+    [
+        ("photo.jpg", 3, 8, False),
+        ("grey.jpg", 1, 8, False),
+        ("photo.png", 3, 16, False),
+        ("clear.png", 3, 8, True),
+        ("deep.tiff", 3, 16, True),
+        ("photo.webp", 3, 8, False),
+        ("photo.bmp", 3, 8, False),
+        ("with spaces, ümläut and 1.5 seconds.png", 1, 16, False),
+    ],
+)
+def test_results_lie_beside_the_photo(tmp_path: Path, name: str, channels: int, depth: int, alpha: bool) -> None:
+    source = make(tmp_path / name, channels, depth, alpha)
+    before = source.read_bytes()
+    result = run("restore", source, *QUICK)
+    assert result.exit_code == 0, result.output
+    stem, ending = name.rsplit(".", 1)
+    assert files(tmp_path) == sorted([name, f"{stem}.deblurred.{ending}", f"{stem}.kernel.npy", f"{stem}.kernel.png"])
+    assert source.read_bytes() == before
+    original, restored = photo.read(source), photo.read(tmp_path / f"{stem}.deblurred.{ending}")
+    assert restored.pixels.shape == original.pixels.shape
+    assert restored.depth == original.depth
+    assert (restored.alpha is None) == (not alpha)
+    if alpha:
+        assert np.array_equal(restored.alpha, original.alpha)
+    kernel = np.load(tmp_path / f"{stem}.kernel.npy")
+    assert kernel.dtype == np.float32
+    assert kernel.sum() == pytest.approx(1, abs=1e-5)
+    preview = cv2.imdecode(np.fromfile(tmp_path / f"{stem}.kernel.png", np.uint8), cv2.IMREAD_UNCHANGED)
+    assert preview.dtype == np.uint16
+    assert preview.max() == 65535
+
+
+def test_orientation_is_applied(tmp_path: Path) -> None:
+    upright = make(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(upright) as image:
+        image.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    assert run("restore", tmp_path / "turned.png", *QUICK).exit_code == 0
+    restored = photo.read(tmp_path / "turned.deblurred.png")
+    assert restored.pixels.shape == photo.read(upright).pixels.shape
+    with Image.open(tmp_path / "turned.deblurred.png") as image:
+        assert image.getexif().get(0x0112, 1) == 1
+
+
+def test_output_folder_is_made(tmp_path: Path) -> None:
+    make(tmp_path / "a.png")
+    make(tmp_path / "b.png")
+    result = run("restore", tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "new" / "folder", *QUICK)
+    assert result.exit_code == 0
+    assert files(tmp_path / "new" / "folder") == [
+        f"{n}.{e}" for n in "ab" for e in ("deblurred.png", "kernel.npy", "kernel.png")
+    ]
+
+
+def test_output_file_of_another_format(tmp_path: Path) -> None:
+    result = run("restore", make(tmp_path / "a.jpg"), "-o", tmp_path / "sharp.v2.tiff", *QUICK)
+    assert result.exit_code == 0
+    assert files(tmp_path) == ["a.jpg", "sharp.v2.kernel.npy", "sharp.v2.kernel.png", "sharp.v2.tiff"]
+
+
+def test_a_folder_means_its_photos_but_not_our_results(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG"):
+        make(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no photo")
+    assert run("restore", tmp_path, *QUICK).exit_code == 0
+    again = run("restore", tmp_path, "--overwrite", *QUICK)
+    assert again.exit_code == 0
+    assert len(again.stdout.splitlines()) == 2
+
+
+def test_json_says_everything(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png")
+    result = run("restore", source, tmp_path / "missing.png", "--json", "--seed", "5", "--sigma", "0.01", *QUICK)
+    assert result.exit_code == 1
+    good, bad = (json.loads(line) for line in result.stdout.splitlines())
+    assert good["restored"] == str(tmp_path / "a.deblurred.png")
+    assert Path(good["kernel"]).exists()
+    assert Path(good["kernel_preview"]).exists()
+    assert (good["method"], good["prior"], good["seed"], good["sigma"], good["kernel_size"]) == (
+        "fast",
+        "photo",
+        5,
+        0.01,
+        9,
+    )
+    assert good["prior_sha256"] == weights.find("photo").sha256
+    assert good["seconds"] > 0
+    assert 0 < good["residual"] < 0.1
+    assert bad["input"] == str(tmp_path / "missing.png")
+    assert "does not exist" in bad["error"]
+
+
+def test_quiet_and_verbose(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png")
+    assert run("restore", source, "-q", *QUICK).output == ""
+    normal = run("restore", source, "--overwrite", *QUICK)
+    assert len(normal.stdout.splitlines()) == 1
+    assert "kernel" in normal.stderr  # plain lines of progress
+    verbose = run("restore", source, "--overwrite", "-v", *QUICK)
+    assert "noise" in verbose.stdout
+    assert "residual" in verbose.stdout
+
+
+def test_same_seed_same_file(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png")
+    for name in ("first", "second"):
+        assert run("restore", source, "-o", tmp_path / name, "--seed", "3", *QUICK).exit_code == 0
+    for name in files(tmp_path / "first"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+@pytest.mark.parametrize("ending", [".npy", ".png"])
+def test_a_kernel_from_a_file_skips_the_estimate(tmp_path: Path, ending: str) -> None:
+    source = make(tmp_path / "a.png")
+    photo.write_kernel(streak(9, 5), tmp_path / "mine")
+    result = run("restore", source, "--kernel", tmp_path / f"mine.kernel{ending}", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "first kernel" not in result.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "a.kernel.npy"), streak(9, 5), atol=1e-4)
+
+
+def test_some_failures_do_not_stop_the_others(tmp_path: Path) -> None:
+    good = make(tmp_path / "good.png")
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(good.read_bytes()[:300])
+    result = run("restore", bad, good, *QUICK)
+    assert result.exit_code == 1
+    assert (tmp_path / "good.deblurred.png").exists()
+    assert "1 restored, 1 failed" in result.stderr
+    assert "bad.png" in result.stderr
+
+
+def _truncated(path: Path) -> None:
+    whole = make(path.with_suffix(".tmp.jpg")).read_bytes()
+    path.with_suffix(".tmp.jpg").unlink()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def _animated(path: Path) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+BAD_PHOTOS = {
+    "missing.jpg": (lambda path: None, "does not exist"),
+    "truncated.jpg": (_truncated, "cut off"),
+    "empty.png": (lambda path: path.write_bytes(b""), "empty"),
+    "text.jpg": (lambda path: path.write_text("not a photo"), "not a JPEG"),
+    "small.png": (lambda path: Image.new("RGB", (31, 90)).save(path), "at least 32"),
+    "narrow.png": (lambda path: Image.new("L", (60000, 1)).save(path), "60000x1"),
+    "cmyk.jpg": (lambda path: Image.new("CMYK", (64, 64)).save(path), "CMYK"),
+    "cmyk.tiff": (lambda path: Image.new("CMYK", (64, 64)).save(path), "CMYK"),
+    "animated.webp": (_animated, "single"),
+    "animated.gif": (_animated, "single"),
+    "flat.png": (lambda path: Image.new("L", (64, 64), 128).save(path), "came out empty"),
+    "folder": (lambda path: path.mkdir(), "no photo in this folder"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PHOTOS)
+def test_photos_that_cannot_be_restored(tmp_path: Path, name: str) -> None:
+    create, words = BAD_PHOTOS[name]
+    create(tmp_path / name)
+    before = files(tmp_path)
+    result = run("restore", tmp_path / name, *QUICK)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert name in result.stderr
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--kernel-size", "8"], "odd number"),
+        (["--kernel-size", "many"], "auto or a number"),
+        (["--kernel-size", "47"], "too large"),
+        (["--sigma", "loud"], "auto or a number"),
+        (["--method", "magic"], "no method magic"),
+        (["--steps", "0"], "between 2 and 1000"),
+        (["--device", "cuda:9"], "cannot be used here"),
+        (["--prior", "nothing"], "no weights named"),
+        (["--kernel", "zero.npy"], "nowhere positive"),
+        (["--kernel", "negative.npy"], "negative"),
+        (["--kernel", "large.npy"], "too many for this photo"),
+        (["--kernel", "missing.npy"], "does not exist"),
+        (["--kernel", "a.png", "--kernel-size", "9"], "own size"),
+        (["--nonsense"], "No such option"),
+    ],
+)
+def test_wrong_usage_exits_with_2(tmp_path: Path, options: list[str], words: str) -> None:
+    source = make(tmp_path / "a.png")
+    np.save(tmp_path / "zero.npy", np.zeros((5, 5)))
+    np.save(tmp_path / "negative.npy", -np.ones((5, 5)))
+    np.save(tmp_path / "large.npy", np.ones((61, 61)))
+    before = files(tmp_path)
+    result = run("restore", source, "--device", "cpu", "--steps", "2", *options)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert files(tmp_path) == before
+
+
+def test_existing_results_are_kept(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png")
+    for name in ("a.deblurred.png", "a.kernel.png", "a.kernel.npy"):
+        (tmp_path / name).write_text("precious")
+        result = run("restore", source, *QUICK)
+        assert result.exit_code == 1
+        assert "--overwrite" in result.stderr
+        assert "first kernel" not in result.stderr  # no minutes were spent before saying so
+        assert (tmp_path / name).read_text() == "precious"
+        (tmp_path / name).unlink()
+
+
+def test_a_photo_is_never_its_own_result(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png")
+    before = source.read_bytes()
+    (tmp_path / "link.png").symlink_to(source)
+    for output in (source, tmp_path / "link.png", tmp_path / "x" / ".." / "a.png"):
+        result = run("restore", source, "-o", output, "--overwrite", *QUICK)
+        assert result.exit_code == 2
+        assert "would replace a photo" in result.stderr
+    assert source.read_bytes() == before
+
+
+def test_two_photos_never_share_a_result(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    sources = [make(tmp_path / folder / "a.png") for folder in ("one", "two")]
+    result = run("restore", *sources, "-o", tmp_path / "out", *QUICK)
+    assert result.exit_code == 2
+    assert "two folders" in result.stderr
+    assert run("restore", *sources, "-o", tmp_path / "one.png", *QUICK).exit_code == 2
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png")
+    (tmp_path / "file").write_text("no folder")
+    result = run("restore", source, "-o", tmp_path / "file" / "below", *QUICK)
+    assert result.exit_code == 1
+    assert "is a file and no folder" in result.stderr
+    assert "first kernel" not in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a system with limits on file sizes")
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png")
+    before = files(tmp_path)
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "import torch; torch.set_num_threads(1); resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); "
+        "from blinddeblur.cli import main; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "restore", source, *QUICK], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1, result.stderr
+    assert "could not be written" in result.stderr
+    assert files(tmp_path) == before
+
+
+def test_a_format_that_cannot_hold_the_photo(tmp_path: Path) -> None:
+    result = run("restore", make(tmp_path / "a.png", alpha=True), "-o", tmp_path / "b.jpg", *QUICK)
+    assert result.exit_code == 1
+    assert "transparency" in result.stderr
+    assert files(tmp_path) == ["a.png"]
+
+
+def test_missing_weights_name_the_command(tmp_path: Path) -> None:
+    result = run("restore", make(tmp_path / "a.png"), "--prior", "ffhq-256")
+    assert result.exit_code == 3
+    assert "blinddeblur download-weights ffhq-256" in result.stderr
+
+
+def test_damaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "package"
+    (package / "priors" / "weights").mkdir(parents=True)
+    (package / "priors" / "weights" / "photo.safetensors").write_bytes(b"damaged")
+    monkeypatch.setattr(weights, "_PACKAGE", package)
+    result = run("restore", make(tmp_path / "a.png"), *QUICK)
+    assert result.exit_code == 3
+    assert "damaged" in result.stderr
+
+
+def test_interrupt_leaves_nothing_and_exits_130(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png", side=128)
+    command = [sys.executable, "-m", "blinddeblur", "restore", str(source), "--steps", "1000", "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "kernel 1/1000" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(30) == 130
+    assert "Interrupted" in said
+    assert "Traceback" not in said
+    assert files(tmp_path) == ["a.png"]
+
+
+def test_weights_are_listed_and_verified() -> None:
+    listed = run("download-weights", "--list")
+    assert listed.exit_code == 0
+    states = {line.split("\t")[0]: line.split("\t")[2] for line in listed.stdout.splitlines()}
+    assert states["photo"] == states["kernel"] == "bundled"
+    assert states["ffhq-256"] == states["blinddps-kernel"] == "missing"
+    assert set(states) == set(weights.manifest())
+    assert run("download-weights", "--verify", "photo").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "Name what to download"),
+        (["nothing"], 2, "no weights named"),
+        (["ffhq-256"], 2, "--trust"),
+        (["blinddps-kernel", "--trust"], 3, "--from-file"),
+        (["photo", "kernel", "--from-file", "x"], 2, "single NAME"),
+        (["ffhq-256", "--from-file", "missing.pt", "--trust"], 2, "cannot be read"),
+    ],
+)
+def test_downloads_that_cannot_start(arguments: list[str], code: int, words: str) -> None:
+    result = run("download-weights", *arguments)
+    assert result.exit_code == code, result.output
+    assert words in result.stderr
