@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import conjugate_gradient, fast_shape
 
+CONTRAST = 0.2  # standard deviation the image is brought to, so that the weights below mean the same for every photo
 RATIO = math.sqrt(0.5)  # from one level of the pyramid to the next
 COARSEST = 5  # side of the kernel there
 ROUNDS = 5  # of image and kernel at each level
@@ -38,6 +39,7 @@ def first_kernel(y: Tensor, size: int) -> Tensor:
         EstimationError: nothing is left of the estimate, as in a photo without any texture.
     """
     grey = y.mean(dim=1, keepdim=True)
+    grey = grey * (CONTRAST / grey.std().clamp_min(1e-4))
     sizes = _pyramid(size)
     kernel = torch.zeros(sizes[0], sizes[0], device=y.device)
     kernel[sizes[0] // 2, sizes[0] // 2 - 1 : sizes[0] // 2 + 1] = 0.5
