@@ -56,7 +56,7 @@ def restore(
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "fast",
     prior: Annotated[str, typer.Option(help="The image prior, as download-weights --list names it.")] = "photo",
     steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps of the method. (default: 40; blinddps 1000)")
+        int | None, typer.Option(metavar="N", help="Steps of the method. (default: 25; blinddps 1000)")
     ] = None,
     kernel_size: Annotated[
         str, typer.Option(metavar="auto|ODD", help="Side in pixels of the array the kernel has to fit into.")

@@ -14,7 +14,10 @@ from torch.nn import functional as F
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import conjugate_gradient, fast_shape
 
-CONTRAST = 0.2  # standard deviation the image is brought to, so that the weights below mean the same for every photo
+# What the image is scaled to, so that the weights below suit every contrast: whichever comes first, as a page of text
+# has steep edges and yet a small deviation.
+CONTRAST = 0.2  # standard deviation
+EDGE = 0.12  # size of the gradients of which a hundredth are larger
 RATIO = math.sqrt(0.5)  # from one level of the pyramid to the next
 COARSEST = 5  # side of the kernel there
 ROUNDS = 5  # of image and kernel at each level
@@ -39,7 +42,8 @@ def first_kernel(y: Tensor, size: int) -> Tensor:
         EstimationError: nothing is left of the estimate, as in a photo without any texture.
     """
     grey = y.mean(dim=1, keepdim=True)
-    grey = grey * (CONTRAST / grey.std().clamp_min(1e-4))
+    steepness = _circular_gradients(grey)[..., :-1, :-1].square().sum(dim=0).sqrt().quantile(0.99)
+    grey = grey * torch.minimum(CONTRAST / grey.std(), EDGE / steepness).nan_to_num(1, 1, 1)
     sizes = _pyramid(size)
     kernel = torch.zeros(sizes[0], sizes[0], device=y.device)
     kernel[sizes[0] // 2, sizes[0] // 2 - 1 : sizes[0] // 2 + 1] = 0.5

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from blinddeblur.physics.convolution import Convolution, ConvolutionOfKernel, conjugate_gradient, gradients
 
-IMAGE_ITERATIONS = 6
-KERNEL_ITERATIONS = 8
-INERTIA = 0.005  # of the kernel, relative to the energy of the image's gradients
+IMAGE_ITERATIONS = 12
+KERNEL_ITERATIONS = 15
+INERTIA = 0.02  # of the kernel, relative to the energy of the image's gradients
 
 
 def image_step(x0: Tensor, y: Tensor, kernel: Tensor, weight: float) -> Tensor:

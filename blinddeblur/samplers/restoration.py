@@ -15,9 +15,9 @@ from blinddeblur.samplers.schedule import Denoiser, Step, log_spaced
 
 STEPS = 8
 SIGMAS = (0.3, 0.01)
-MODEL_ERROR = 1.5  # the remaining error of the kernel counts as noise: this many times the measured sigma
-FLOOR = 0.0
-PRIOR_SHARE = 0.5  # weight of the prior's image relative to variances of sigma^2
+MODEL_ERROR = 1.5  # the remaining error of the kernel counts as noise: this many times the measured sigma,
+MODEL_FLOOR = 0.006  # and at least this, since compression and resampling hide the noise but not the misfit
+PRIOR_SHARE = 0.25  # weight of the prior's image relative to variances of sigma^2
 
 
 def restore(
@@ -44,7 +44,7 @@ def restore(
     radius = kernel.shape[-1] // 2
     height, width = y.shape[-2:]
     x = extend(y, radius)
-    model_sigma = math.hypot(MODEL_ERROR * sigma, FLOOR)
+    model_sigma = math.hypot(MODEL_ERROR * sigma, MODEL_FLOOR)
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
         x = image_step(denoise(x, level), y, kernel, PRIOR_SHARE * (model_sigma / level) ** 2)
         callback(Step(index, steps, x, kernel))
