@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scenes import blurred, streak
 from torch import Tensor
 
 import blinddeblur
@@ -235,8 +236,11 @@ def test_shipped_priors_same_seed_same_bytes() -> None:
 
 @pytest.mark.slow
 def test_a_thousand_steps_on_a_small_photo() -> None:
-    y, _ = blurred_scene(64, 64)
+    true_kernel = streak()
+    _, measured = blurred(64, 64, 1, true_kernel)
+    y = torch.from_numpy(measured.transpose(2, 0, 1))[None]
     image, kernel = shipped(y, 1000)
     assert torch.isfinite(image).all()
     assert float(kernel.sum()) == pytest.approx(1, abs=1e-5)
-    assert float((blur(image, kernel) - y[..., 15:-15, 15:-15]).square().mean().sqrt()) < 0.1
+    residual = blur(image, kernel) - y[..., 15:-15, 15:-15]
+    assert float(residual.square().mean().sqrt()) < 0.5 * float(y.std())
