@@ -48,7 +48,7 @@ def _root(
 
 @app.command()
 def restore(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Photos, or folders of photos.")],
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE_OR_DIR", help="Where results go. (default: beside each photo)"),
@@ -102,7 +102,7 @@ def restore(
 
 @app.command("download-weights")
 def download_weights(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Entries of weights.toml.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Entries of weights.toml.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List every prior and what is on the disk.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Compare files with their checksums.")] = False,
     from_file: Annotated[
