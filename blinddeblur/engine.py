@@ -30,7 +30,7 @@ ESTIMATION_SIDE = 448  # pixels of the crop the kernel is estimated on: more cos
 TILE_SIDE = 512  # pixels of a tile of the restoration
 BLINDDPS_SIDE = 192  # pixels of a tile of blinddps: a gradient through the network needs memory
 NETWORK_OVERLAP = 64  # pixels, where a network of fixed size is tiled
-KERNEL_SIZES = (31, 47, 71, 107, 127)  # tried in turn until the blur fits
+KERNEL_SIZES = (47, 71, 107, 127)  # tried in turn until the blur fits; smaller ones gain nothing, see RESULTS.md
 RIM = 2  # pixels at the edge of the kernel's array that must be empty
 
 

@@ -16,11 +16,9 @@ class Tile:
     height: int
     width: int
 
-    def of(self, image: Tensor, margin: int = 0) -> Tensor:
-        """The part (..., height + 2 margin, width + 2 margin) of an image whose frame is `margin` wider than ours."""
-        rows = slice(self.top, self.top + self.height + 2 * margin)
-        columns = slice(self.left, self.left + self.width + 2 * margin)
-        return image[..., rows, columns]
+    def of(self, image: Tensor) -> Tensor:
+        """The part (..., height, width) of an image that lies under the tile; a view, not a copy."""
+        return image[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 def grid(height: int, width: int, side: int, overlap: int) -> list[Tile]:

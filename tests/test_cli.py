@@ -358,7 +358,13 @@ def test_damaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_interrupt_leaves_nothing_and_exits_130(tmp_path: Path) -> None:
     source = make(tmp_path / "a.png", side=128)
     command = [sys.executable, "-m", "blinddeblur", "restore", str(source), "--steps", "1000", "--device", "cpu"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for background jobs
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if "kernel 1/1000" in line:

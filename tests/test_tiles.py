@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blinddeblur.tiles import Tile, blend, grid
+from blinddeblur.tiles import blend, grid
 
 extents = st.integers(16, 150)
 
@@ -54,8 +54,3 @@ def test_neighbours_fade_into_each_other() -> None:
 def test_no_tiles() -> None:
     with pytest.raises(ValueError, match="no tiles"):
         blend([], 10, 10)
-
-
-def test_a_margin_widens_the_frame() -> None:
-    image = torch.arange(100.0).reshape(1, 1, 10, 10)
-    assert torch.equal(Tile(1, 2, 3, 4).of(image, margin=2), image[..., 1:8, 2:10])
