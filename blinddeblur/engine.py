@@ -165,7 +165,7 @@ class Engine:
         self, y: Tensor, generator: torch.Generator, progress: Progress, callback: Callable[[Step], None]
     ) -> tuple[Tensor, Tensor]:
         assert self.kernel_prior is not None
-        size = self.settings.kernel_size or LARGEST_BLINDDPS_KERNEL
+        size = _checked_size(self.settings.kernel_size, y) or min(LARGEST_BLINDDPS_KERNEL, _largest_kernel(y))
         fixed = self.prior.image_size
         side = BLINDDPS_SIDE if fixed is None else fixed - (size - 1)
         height, width = y.shape[-2:]
@@ -278,10 +278,9 @@ def _load(name: str, kind: str, device: torch.device) -> Prior:
 def _first_kernel(crop: Tensor, size: int | None) -> Tensor:
     """The first guess, on an array that grows until the rim of the estimate is empty, unless its size is given."""
     limit = _largest_kernel(crop)
-    if size is not None:
-        if size > limit:
-            raise KernelError(f"A kernel of {size} pixels is too large for this photo: at most {limit} fit.")
-        return first_kernel.first_kernel(crop, size)
+    asked = _checked_size(size, crop)
+    if asked is not None:
+        return first_kernel.first_kernel(crop, asked)
     for candidate in KERNEL_SIZES:
         kernel = first_kernel.first_kernel(crop, min(candidate, limit))
         inner = kernel[RIM:-RIM, RIM:-RIM]
@@ -303,6 +302,13 @@ def _given_kernel(kernel: NDArray[Any], y: Tensor) -> Tensor:
     if size > limit:
         raise KernelError(f"The kernel has {rows}x{columns} pixels, too many for this photo: at most {limit} fit.")
     return kernels.normalise(square).to(y.device)
+
+
+def _checked_size(size: int | None, y: Tensor) -> int | None:
+    limit = _largest_kernel(y)
+    if size is not None and size > limit:
+        raise KernelError(f"A kernel of {size} pixels is too large for this photo: at most {limit} fit.")
+    return size
 
 
 def _largest_kernel(y: Tensor) -> int:

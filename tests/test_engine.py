@@ -92,6 +92,13 @@ def test_blinddps_runs_and_reports() -> None:
     assert result.image.shape == y.shape
 
 
+def test_blinddps_chooses_a_kernel_that_fits_the_photo() -> None:
+    _, y = blurred(40, 48, 1, streak(9, 5))
+    result = blinddeblur.restore(y, method="blinddps", steps=2, device="cpu")
+    assert result.kernel.shape == (21, 21)
+    assert np.isfinite(result.residual)
+
+
 def test_kernel_size_grows_until_the_blur_fits() -> None:
     kernel = streak(51, 40)
     _, y = blurred(220, 230, 1, kernel)
@@ -132,6 +139,7 @@ def test_the_crop_goes_where_the_texture_is() -> None:
         ({"kernel": np.zeros((5, 5))}, KernelError, "something positive"),
         ({"kernel": streak(41, 20)}, KernelError, "at most 25 fit"),
         ({"kernel_size": 41}, KernelError, "at most 25 fit"),
+        ({"method": "blinddps", "kernel_size": 41}, KernelError, "at most 25 fit"),
         ({"method": "blinddps", "kernel_size": 65}, UsageError, "up to 63"),
     ],
 )
