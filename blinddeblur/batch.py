@@ -28,8 +28,7 @@ class Job:
     @property
     def results(self) -> tuple[Path, Path, Path]:
         """Every file that will be written."""
-        preview, array = (self.kernel_stem.with_name(f"{self.kernel_stem.name}.kernel{e}") for e in (".png", ".npy"))
-        return self.restored, preview, array
+        return self.restored, *photos.kernel_paths(self.kernel_stem)
 
 
 def plan(sources: Iterable[Path], output: Path | None) -> list[Job]:
@@ -157,10 +156,7 @@ def _refuse_collisions(jobs: list[Job]) -> None:
 def _check_outputs(job: Job, *, overwrite: bool) -> None:
     """Before minutes are spent: can the results be written where they belong?"""
     for path in job.results:
-        if path.is_dir():
-            raise OutputError(f"{path}: This is a folder. Name a file.")
-        if path.exists() and not overwrite:
-            raise OutputError(f"{path}: The file exists already. Choose another -o, or replace it with --overwrite.")
+        photos.check_free(path, overwrite=overwrite)
     folder = job.restored.parent
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():

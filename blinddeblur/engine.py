@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError
+from blinddeblur.photo import MINIMUM_SIDE
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.noise import CLIPPED, estimate_sigma
@@ -25,7 +26,6 @@ from blinddeblur.samplers.schedule import Denoiser, Step
 from blinddeblur.settings import LARGEST_BLINDDPS_KERNEL, Settings
 from blinddeblur.tiles import Tile, blend, grid
 
-MINIMUM_SIDE = 32  # pixels
 ESTIMATION_SIDE = 448  # pixels of the crop the kernel is estimated on: more costs time and adds little
 TILE_SIDE = 512  # pixels of a tile of the restoration
 BLINDDPS_SIDE = 192  # pixels of a tile of blinddps: a gradient through the network needs memory

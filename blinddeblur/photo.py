@@ -120,7 +120,7 @@ def write_bytes(data: bytes, path: Path, *, overwrite: bool) -> None:
     Missing folders are created. Raises OutputError when the file exists and may not be overwritten, and when the
     system refuses (no permission, full disk). No temporary file stays behind, not even after an interrupt.
     """
-    _check_free(path, overwrite=overwrite)
+    check_free(path, overwrite=overwrite)
     # Not derived from the name, which may already be as long as the system allows.
     temporary = path.parent / f".blinddeblur-{secrets.token_hex(8)}.tmp"
     try:
@@ -162,16 +162,21 @@ def write_kernel(kernel: Array, stem: Path, *, overwrite: bool = False) -> tuple
         values = _checked_kernel(kernel)
     except KernelError as error:
         raise EstimationError(f"{stem}: No blur kernel was written. {error}") from error
-    # Appended, since with_suffix would cut a name like "1.5 seconds" at its dot.
-    picture, array = (stem.with_name(f"{stem.name}.kernel{ending}") for ending in (".png", ".npy"))
+    picture, array = kernel_paths(stem)
     for path in (picture, array):
-        _check_free(path, overwrite=overwrite)
+        check_free(path, overwrite=overwrite)
     buffer = io.BytesIO()
     np.save(buffer, values.astype(np.float32))
     write_bytes(buffer.getvalue(), array, overwrite=overwrite)
     preview = (values / values.max()).astype(np.float32)[..., np.newaxis]
     write(Photo(preview, depth=16), picture, overwrite=overwrite)
     return picture, array
+
+
+def kernel_paths(stem: Path) -> tuple[Path, Path]:
+    """The picture and the array that write_kernel writes."""
+    # Appended, since with_suffix would cut a name like "1.5 seconds" at its dot.
+    return stem.with_name(f"{stem.name}.kernel.png"), stem.with_name(f"{stem.name}.kernel.npy")
 
 
 def _file_bytes(path: Path) -> bytes:
@@ -332,7 +337,8 @@ def _grey_alpha_png(data: bytes, grey: Array, alpha: Array) -> bytes:
     return png_file([(b"IHDR", header), *others, (b"IDAT", pixels), end])
 
 
-def _check_free(path: Path, *, overwrite: bool) -> None:
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Raise OutputError if the name is a folder's, or a file's that may not be overwritten."""
     # os.path, not Path: a path that cannot even be looked up is reported by the attempt to write.
     if os.path.isdir(path):
         raise OutputError(f"{path}: This is a folder. Name a file.")
@@ -355,7 +361,7 @@ def _move(temporary: Path, path: Path, *, overwrite: bool) -> None:
             raise OutputError(_exists(path)) from error
         except OSError:
             # A file system without links, such as FAT: a check just before the rename is the best there is.
-            _check_free(path, overwrite=False)
+            check_free(path, overwrite=False)
     os.replace(temporary, path)
 
 

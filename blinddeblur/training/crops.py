@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from blinddeblur.errors import PhotoError
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+from blinddeblur.photo import EXTENSIONS
 
 
 class PhotoCrops:
