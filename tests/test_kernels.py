@@ -1,4 +1,4 @@
-"""Kernels: their constraints, their cleaning, their passage to the domain of a prior, and the generator."""
+"""Kernels: their constraints, their cleaning, their passage to the domain of a prior."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from blinddeblur.errors import EstimationError
 from blinddeblur.physics import kernels
-from blinddeblur.training.kernels import defocus, exposed, gaussian, line, random_kernel, shake
+from blinddeblur.training.kernels import gaussian
 
 
 def bell(size: int, sigma: float, row: float = 0, column: float = 0) -> torch.Tensor:
@@ -88,42 +88,3 @@ def test_larger_kernels_are_shrunk_for_the_prior() -> None:
     assert u.shape == (1, 1, 64, 64)
     expected = bell(63, 12.0 * 63 / 127)
     torch.testing.assert_close(u[0, 0, 1:, 1:], expected / expected.max(), atol=0.03, rtol=0)
-
-
-def test_random_kernels_are_kernels() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(60):
-        kernel = random_kernel(rng)
-        assert kernel.shape == (63, 63)
-        assert kernel.dtype == np.float32
-        assert (kernel >= 0).all()
-        assert kernel.sum() == pytest.approx(1, abs=1e-4)
-        row, column = kernels.centre_of_mass(torch.from_numpy(kernel))
-        assert abs(row) < 1.5
-        assert abs(column) < 1.5
-
-
-def test_the_same_seed_draws_the_same_kernel() -> None:
-    first, second, other = (random_kernel(np.random.default_rng(seed)) for seed in (5, 5, 6))
-    assert np.array_equal(first, second)
-    assert not np.array_equal(first, other)
-
-
-@pytest.mark.parametrize("extent", [5.0, 20.0, 50.0])
-@pytest.mark.parametrize("path", [shake, line])
-def test_paths_reach_as_far_as_asked(path, extent: float) -> None:  # type: ignore[no-untyped-def]
-    kernel = exposed(path(np.random.default_rng(3)), 127, extent, 0.3, np.zeros(2))
-    used = kernel > 0.02 * kernel.max()
-    reach = max(np.ptp(np.nonzero(used.any(axis=axis))[0]) for axis in (0, 1))
-    assert reach == pytest.approx(extent, abs=3)
-
-
-def test_defocus_is_a_disc() -> None:
-    kernel = defocus(31, 8.0, 0, 0.3, np.random.default_rng(0))
-    assert (kernel > kernel.max() / 2).sum() == pytest.approx(np.pi * 64, rel=0.05)
-
-
-def test_gaussian_has_the_asked_width() -> None:
-    kernel = gaussian(63, 4.0)
-    positions = np.arange(63) - 31
-    assert (kernel.sum(axis=0) * positions**2).sum() == pytest.approx(16, rel=0.01)
