@@ -63,56 +63,32 @@ class Stage(nn.ModuleList):
         return x
 
 
-class CompactUNet(nn.Module):
-    """Denoiser D(x, sigma) for images of any size, by default about 3 GMAC for 256x256.
+class UNet(nn.Module):
+    """A U-Net for images of any size whose sides are multiples of `multiple`, modulated by a noise level.
 
     Args:
-        channels: of the image (3 for photos, 1 for kernels).
+        inputs, outputs: channels of the image that goes in and of the one that comes out.
         widths: features at each resolution, finest first; each further one halves the resolution.
         blocks: residual blocks at each resolution, on the way down and again on the way up.
         patch: side of the pixel blocks folded into channels before the finest resolution.
-        mean, sigma_data: mean and standard deviation of the data, in [0, 1].
     """
 
-    def __init__(
-        self,
-        channels: int,
-        widths: Sequence[int] = (32, 64, 128, 192),
-        blocks: int = 2,
-        patch: int = 2,
-        mean: float = 0.5,
-        sigma_data: float = 0.25,
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, widths: Sequence[int], blocks: int, patch: int) -> None:
         super().__init__()
-        self.channels, self.patch = channels, patch
-        self.mean, self.sigma_data = mean, sigma_data
+        self.patch = patch
         self.multiple = patch * 2 ** (len(widths) - 1)
         features = 4 * widths[0]
         self.embedding = SigmaEmbedding(features)
-        self.head = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.head = nn.Conv2d(inputs * patch**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList(Stage(width, features, blocks) for width in widths)
         self.up = nn.ModuleList(Stage(width, features, blocks) for width in widths[:-1])
         pairs = list(pairwise(widths))
         self.coarser = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.finer = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairs)
-        self.tail = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
-        for parameter in self.tail.parameters():
-            nn.init.zeros_(parameter)
+        self.tail = nn.Conv2d(widths[0], outputs * patch**2, 3, padding=1)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """(B, C, H, W) with noise of standard deviation sigma (B,) -> the estimate of the noise-free image."""
-        height, width = x.shape[-2:]
-        bottom, right = -height % self.multiple, -width % self.multiple
-        total = torch.sqrt(sigma**2 + self.sigma_data**2)[:, None, None, None]
-        centred = x - self.mean
-        padded = F.pad(centred / total, (0, right, 0, bottom), mode="replicate") if bottom or right else centred / total
-        raw = self.network(padded, sigma)[..., :height, :width]
-        s = sigma[:, None, None, None]
-        skip, out = (self.sigma_data / total) ** 2, s * self.sigma_data / total
-        return self.mean + skip * centred + out * raw
-
-    def network(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """F of the preconditioned form: (B, C, H, W) with H and W multiples of self.multiple -> the same shape."""
+        """(B, inputs, H, W) and sigma (B,) -> (B, outputs, H, W)."""
         embedding = self.embedding(sigma)
         x = self.head(F.pixel_unshuffle(x, self.patch))
         skips = []
@@ -125,3 +101,52 @@ class CompactUNet(nn.Module):
             x = skips[level] + F.pixel_shuffle(self.finer[level](x), 2)
             x = self.up[level](x, embedding)
         return F.pixel_shuffle(self.tail(x), self.patch)
+
+
+class CompactUNet(UNet):
+    """Denoiser D(x, sigma) for images of any size, by default about 3 GMAC for 256x256.
+
+    Args:
+        channels: of the image (3 for photos, 1 for kernels).
+        widths, blocks, patch: of the U-Net.
+        mean, sigma_data: mean and standard deviation of the data, in [0, 1].
+        conditions: channels of a further image that the network sees beside the noisy one.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int] = (32, 64, 128, 192),
+        blocks: int = 2,
+        patch: int = 2,
+        mean: float = 0.5,
+        sigma_data: float = 0.25,
+        conditions: int = 0,
+    ) -> None:
+        super().__init__(channels + conditions, channels, widths, blocks, patch)
+        self.channels = channels
+        self.mean, self.sigma_data = mean, sigma_data
+        for parameter in self.tail.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The noise-free image estimated from a noisy one.
+
+        Args:
+            x: (B, C, H, W) with noise of standard deviation sigma.
+            sigma: (B,).
+            condition: (B, conditions, H, W), where the network takes one.
+
+        Returns:
+            (B, C, H, W).
+        """
+        height, width = x.shape[-2:]
+        bottom, right = -height % self.multiple, -width % self.multiple
+        total = torch.sqrt(sigma**2 + self.sigma_data**2)[:, None, None, None]
+        centred = x - self.mean
+        seen = centred / total if condition is None else torch.cat([centred / total, condition], dim=1)
+        padded = F.pad(seen, (0, right, 0, bottom), mode="replicate") if bottom or right else seen
+        raw = super().forward(padded, sigma)[..., :height, :width]
+        s = sigma[:, None, None, None]
+        skip, out = (self.sigma_data / total) ** 2, s * self.sigma_data / total
+        return self.mean + skip * centred + out * raw

@@ -1,0 +1,54 @@
+"""What a prior believes: images or kernels out of noise, without any measurement.
+
+The reverse diffusion of Song et al. 2021 in the variance-exploding form, by Euler's method between the noise levels of
+Karras et al. 2022, equation 5.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from blinddeblur.samplers.schedule import Denoiser
+
+CURVATURE = 7.0  # rho of Karras et al.: larger puts more of the steps at low noise
+
+
+def noise_levels(start: float, end: float, steps: int) -> list[float]:
+    """`steps` noise levels from `start` down to `end`, then 0."""
+    low, high = end ** (1 / CURVATURE), start ** (1 / CURVATURE)
+    return [(high + (low - high) * i / (steps - 1)) ** CURVATURE for i in range(steps)] + [0.0]
+
+
+def sample(
+    denoise: Denoiser,
+    x: Tensor,
+    sigmas: list[float],
+    generator: torch.Generator | None = None,
+    randomness: float = 1.0,
+    callback: Callable[[int, Tensor], None] = lambda index, x0: None,
+) -> Tensor:
+    """Follow the reverse diffusion from `x` to the end.
+
+    Args:
+        denoise: the prior.
+        x: (B, C, H, W), an image with noise of standard deviation sigmas[0]; pure noise where that is large.
+        sigmas: falling noise levels, the last one 0.
+        generator: of the noise that is injected, on the CPU.
+        randomness: share of the variance between two levels that is replaced by fresh noise: 1 for the stochastic
+            equation (ancestral sampling), 0 for the deterministic one.
+        callback: told the index of each step and the denoised estimate there.
+
+    Returns:
+        (B, C, H, W): a sample, not clipped.
+    """
+    for index, (sigma, following) in enumerate(pairwise(sigmas)):
+        x0 = denoise(x, sigma)
+        fresh = randomness * following**2 * (1 - (following / sigma) ** 2)  # the posterior variance given x0
+        kept = (following**2 - fresh) ** 0.5
+        x = x0 + kept / sigma * (x - x0)
+        if fresh > 0:
+            x = x + fresh**0.5 * torch.randn(x.shape, generator=generator).to(x)
+        callback(index, x0)
+    return x

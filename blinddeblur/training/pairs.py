@@ -1,0 +1,58 @@
+"""Blurred photos and their kernels: what the kernel prior that is conditioned on a photo learns from."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from blinddeblur.physics.convolution import Convolution
+from blinddeblur.physics.kernels import PRIOR_SIZE, to_prior
+from blinddeblur.training.crops import PhotoCrops
+from blinddeblur.training.kernels import random_kernel
+
+KERNEL_SIZE = PRIOR_SIZE - 1  # pixels; the largest that the prior takes as it is
+SIDE = 128  # pixels of a blurred photo: twice the kernel, so that there are edges within reach of it
+SHARP_SIDE = SIDE + KERNEL_SIZE - 1  # light from beyond the frame falls into it
+NOISE = (0.002, 0.03)  # standard deviations, from a good camera's at base ISO to a dark scene's
+
+Pairs = tuple[Tensor, Tensor, Tensor]  # blurred photos, the standard deviations of their noise, and their kernels
+
+
+class BlurredPhotos(IterableDataset[tuple[Pairs, list[str]]]):
+    """Endless batches of `blurred` crops, each with what could not be read meanwhile.
+
+    Args:
+        sharp: gives the crops, of SHARP_SIDE pixels.
+    """
+
+    def __init__(self, sharp: PhotoCrops) -> None:
+        self.sharp = sharp
+
+    def __iter__(self) -> Iterator[tuple[Pairs, list[str]]]:
+        worker = get_worker_info()
+        # The 1 keeps kernels and noise from being drawn with the same numbers as the crops.
+        rng = np.random.default_rng([*self.sharp.seed, 0 if worker is None else worker.id, 1])
+        for crops, unreadable in self.sharp:
+            yield blurred(crops, rng), unreadable
+
+
+def blurred(sharp: Tensor, rng: np.random.Generator) -> Pairs:
+    """Turn photos grey, blur each by a random kernel and add noise of a random level, log-uniform over NOISE.
+
+    Args:
+        sharp: (B, C, H, W) in [0, 1], C any number of channels.
+        rng: where the randomness comes from.
+
+    Returns:
+        (B, 1, H - 62, W - 62), what a camera sees of them; (B,), the standard deviation of its noise; and
+        (B, 1, 64, 64), the kernels as a prior sees them, in [0, 1].
+    """
+    drawn = [torch.from_numpy(random_kernel(rng, KERNEL_SIZE)) for _ in sharp]
+    convolution = Convolution(torch.stack(drawn)[:, None], (sharp.shape[-2], sharp.shape[-1]))
+    y = convolution.forward(sharp.mean(dim=1, keepdim=True))
+    low, high = np.log(NOISE)
+    sigma = torch.from_numpy(np.exp(rng.uniform(low, high, len(sharp))).astype(np.float32))
+    noise = torch.from_numpy(rng.standard_normal(y.shape, dtype=np.float32))
+    return y + sigma[:, None, None, None] * noise, sigma, torch.cat([to_prior(kernel) for kernel in drawn])
