@@ -3,6 +3,7 @@
     import blinddeblur
     result = blinddeblur.restore(pixels)            # Result(image, kernel, sigma, residual, ...)
     prior = blinddeblur.load_prior("photo")         # prior.denoise(x, sigma)
+    kernel = blinddeblur.random_kernel(rng)         # blur for tests: (63, 63), sums to 1
 
 Importing the package does not import torch; using it does.
 """
@@ -14,11 +15,19 @@ from blinddeblur.settings import Settings
 if TYPE_CHECKING:
     from blinddeblur.engine import Engine, Result, restore
     from blinddeblur.priors import Prior, load_prior
+    from blinddeblur.training.kernels import random_kernel
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "Prior", "Result", "Settings", "load_prior", "restore"]
+__all__ = ["Engine", "Prior", "Result", "Settings", "load_prior", "random_kernel", "restore"]
 
-_HOMES = {"Engine": "engine", "Result": "engine", "restore": "engine", "Prior": "priors", "load_prior": "priors"}
+_HOMES = {
+    "Engine": "engine",
+    "Result": "engine",
+    "restore": "engine",
+    "Prior": "priors",
+    "load_prior": "priors",
+    "random_kernel": "training.kernels",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,9 +15,13 @@ from blinddeblur.settings import METHODS, Settings
 
 if TYPE_CHECKING:
     from blinddeblur.batch import Job
+    from blinddeblur.training.options import Options
+    from blinddeblur.training.recipes import Outcome
 
 INTERRUPTED = 130  # exit code after Ctrl-C, by the convention of shells
 SOME_FAILED = 1
+RESULTS_KEPT = "Results that were complete are kept; nothing half-written is left."
+TRAINING_KEPT = "What was learned is kept: the same command goes on from there."
 
 app = typer.Typer(
     help="Blind deblurring of photographs: the blur kernel and the sharp image, estimated together.",
@@ -26,6 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+train_app = typer.Typer(help="Train a prior of your own, to restore with.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what failed.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what was found out about each photo.")]
@@ -54,7 +61,9 @@ def restore(
         typer.Option("--output", "-o", metavar="FILE_OR_DIR", help="Where results go. (default: beside each photo)"),
     ] = None,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "fast",
-    prior: Annotated[str, typer.Option(help="The image prior, as download-weights --list names it.")] = "photo",
+    prior: Annotated[
+        str, typer.Option(help="The image prior: a name of download-weights --list, or a folder that train wrote.")
+    ] = "photo",
     steps: Annotated[
         int | None, typer.Option(metavar="N", help="Steps of the method. (default: 25; blinddps 1000)")
     ] = None,
@@ -126,7 +135,7 @@ def download_weights(
             raise UsageError("Name what to download; `blinddeblur download-weights --list` shows what there is.")
         if from_file is not None and len(names) > 1:
             raise UsageError("One file belongs to one entry: give a single NAME with --from-file.")
-        for entry in [weights.find(name) for name in names]:
+        for entry in [weights.listed(name) for name in names]:
             with console.work(entry.name, in_bytes=True) as work:
                 if from_file is not None:
                     path = weights.place(entry, from_file, trust=trust)
@@ -139,9 +148,180 @@ def download_weights(
     _finish(console, work)
 
 
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for all that comes out, or to go on in.")
+]
+Minutes = Annotated[float, typer.Option(metavar="N", help="For the whole training, earlier runs included.")]
+Widths = Annotated[
+    str | None, typer.Option(metavar="N,N,...", help="Features of the network at each resolution, finest first.")
+]
+Share = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FOLDER=WEIGHT", help="How often a subfolder is drawn from; others are then left out."),
+]
+Start = Annotated[
+    str | None, typer.Option("--from", metavar="NAME_OR_DIR", help="Start from the weights of this prior.")
+]
+Name = Annotated[str | None, typer.Option(help="What the prior is called. (default: as the folder)")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Workers = Annotated[
+    int | None, typer.Option(metavar="N", help="Processes that make examples. (default: 0; up to 16 with a GPU)")
+]
+LearningRate = Annotated[float, typer.Option(metavar="X", help="The largest; lower it if the training diverges.")]
+SaveEvery = Annotated[float, typer.Option(metavar="SECONDS", help="How much is lost at most when all stops.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Licence = Annotated[str, typer.Option(metavar="TEXT", help="Of the weights, for weights.toml.")]
+
+
+@train_app.command("image")
+def train_image(
+    photos: Annotated[Path, typer.Argument(help="A folder of sharp photos, subfolders included.")],
+    output: Output,
+    minutes: Minutes = 60,
+    widths: Widths = None,
+    crop: Annotated[int, typer.Option(metavar="PIXELS", help="Side of the crops that are learned from.")] = 64,
+    batch: Annotated[int, typer.Option(metavar="N", help="Examples in a step.")] = 16,
+    share: Share = None,
+    start: Start = None,
+    name: Name = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    learning_rate: LearningRate = 1.5e-3,
+    save_every: SaveEvery = 120,
+    seed: Seed = 0,
+    licence: Licence = "none stated",
+    quiet: Quiet = False,
+) -> None:
+    """Train an image prior on your photos; then: restore --prior DIR.
+
+    The same command again goes on where an earlier one was stopped, by whatever.
+    """
+    console = Console(quiet)
+
+    def work() -> int:
+        from blinddeblur.training import recipes
+        from blinddeblur.training.options import Options
+
+        options = Options(
+            output=output,
+            minutes=minutes,
+            widths=_widths(widths),
+            crop=crop,
+            batch=batch,
+            shares=_shares(share or []),
+            start=start,
+            name=name,
+            device=device,
+            workers=workers,
+            learning_rate=learning_rate,
+            save_every=save_every,
+            seed=seed,
+            licence=licence,
+        )
+        with console.work(str(output)) as work:
+            outcome = recipes.train_image(photos, options, work.stage, console.warning)
+        return _show_training(console, options, outcome)
+
+    _finish(console, work, TRAINING_KEPT)
+
+
+@train_app.command("kernel")
+def train_kernel(
+    output: Output,
+    photos: Annotated[
+        Path | None, typer.Argument(help="A folder of sharp photos to blur, subfolders included.")
+    ] = None,
+    minutes: Minutes = 60,
+    widths: Widths = None,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Examples in a step. (default: 16; 8 with PHOTOS)")
+    ] = None,
+    share: Share = None,
+    start: Start = None,
+    name: Name = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    learning_rate: LearningRate = 1.5e-3,
+    save_every: SaveEvery = 120,
+    seed: Seed = 0,
+    licence: Licence = "none stated",
+    quiet: Quiet = False,
+) -> None:
+    """Train a kernel prior on random blur kernels; with PHOTOS one that looks at the blurred photo.
+
+    The same command again goes on where an earlier one was stopped, by whatever.
+    """
+    console = Console(quiet)
+
+    def work() -> int:
+        from blinddeblur.training import recipes
+        from blinddeblur.training.options import Options
+
+        options = Options(
+            output=output,
+            minutes=minutes,
+            widths=_widths(widths),
+            batch=batch,
+            shares=_shares(share or []),
+            start=start,
+            name=name,
+            device=device,
+            workers=workers,
+            learning_rate=learning_rate,
+            save_every=save_every,
+            seed=seed,
+            licence=licence,
+        )
+        with console.work(str(output)) as work:
+            outcome = recipes.train_kernel(photos, options, work.stage, console.warning)
+        return _show_training(console, options, outcome)
+
+    _finish(console, work, TRAINING_KEPT)
+
+
+def _show_training(console: Console, options: "Options", outcome: "Outcome") -> int:
+    if console.quiet:
+        return 0
+    titles = {
+        "sigma": "noise",
+        "noisy_psnr": "noisy, PSNR in dB",
+        "psnr": "denoised, PSNR in dB",
+        "correlation": "agreement of shape",
+    }
+    levels = outcome.figures["levels"]
+    console.table([titles[key] for key in levels[0]], [[f"{level[key]:.3f}" for key in level] for level in levels])
+    for path in outcome.paths:
+        console.line(str(path))
+    if not outcome.news:
+        spent = f"{outcome.status.minutes:.3g} of {options.minutes:g} minutes were spent already"
+        console.warning(f"There was nothing left to do: {spent}. Give a larger --minutes to go on.")
+    return 0
+
+
+def _widths(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(width) for width in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--widths takes whole numbers, such as 32,64,128,192, not {text!r}.") from error
+
+
+def _shares(texts: list[str]) -> dict[str, float]:
+    """FOLDER=WEIGHT, each."""
+    shares = {}
+    for text in texts:
+        folder, _, weight = text.rpartition("=")
+        try:
+            shares[folder] = float(weight)
+        except ValueError as error:
+            raise UsageError(f"--share takes FOLDER=WEIGHT, such as faces=0.2, not {text!r}.") from error
+        if not folder:
+            raise UsageError(f"--share takes FOLDER=WEIGHT, such as faces=0.2, not {text!r}.")
+    return shares
+
+
 def _show_weights(console: Console, names: list[str], hashed: bool) -> int:
     rows, damaged = [], False
-    for entry in [weights.find(name) for name in names]:
+    for entry in [weights.listed(name) for name in names]:
         status = weights.verify(entry) if hashed else weights.status(entry)
         damaged = damaged or status.state is weights.State.DAMAGED
         rows.append([entry.name, entry.kind, status.state.value, entry.licence, status.detail])
@@ -159,7 +339,7 @@ def _number(option: str, text: str, kind: Callable[[str], Any]) -> Any:
         raise UsageError(f"{option} takes auto or a number, not {text!r}.") from error
 
 
-def _finish(console: Console, work: Callable[[], int]) -> None:
+def _finish(console: Console, work: Callable[[], int], interrupted: str = RESULTS_KEPT) -> None:
     """Do the work and leave with its exit code: the one place where errors of this package end."""
     try:
         code = work()
@@ -167,7 +347,7 @@ def _finish(console: Console, work: Callable[[], int]) -> None:
         console.error(str(error))
         code = error.exit_code
     except KeyboardInterrupt:
-        console.error("Interrupted. Results that were complete are kept; nothing half-written is left.")
+        console.error(f"Interrupted. {interrupted}")
         code = INTERRUPTED
     raise typer.Exit(code)
 

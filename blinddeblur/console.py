@@ -39,7 +39,7 @@ class Console:
         if self.quiet:
             yield Work(title)
         elif self.err.is_terminal:
-            amount = [DownloadColumn()] if in_bytes else [TextColumn("{task.completed:.0f}/{task.total:.0f}")]
+            amount = [DownloadColumn()] if in_bytes else [TextColumn("{task.completed}/{task.total}")]
             columns = (TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn())
             with Progress(*columns, console=self.err, transient=True) as bar:
                 yield BarWork(title, bar)
@@ -74,6 +74,11 @@ class Console:
         """What ends the whole command."""
         self.err.print(f"[red]error:[/red] {escape(sentence)}")
 
+    def warning(self, sentence: str) -> None:
+        """What does not stop the command, but should be known."""
+        if not self.quiet:
+            self.err.print(f"[yellow]warning:[/yellow] {escape(sentence)}")
+
     def line(self, text: str) -> None:
         """A line of an answer that was asked for."""
         self.out.print(escape(text))
@@ -99,8 +104,8 @@ class Work:
     def __init__(self, title: str) -> None:
         self.title = title
 
-    def stage(self, name: str, done: int, total: int | None) -> None:
-        """How far a stage of the work is."""
+    def stage(self, name: str, done: float, total: float | None, note: str = "") -> None:
+        """How far a stage of the work is, and a note on how it goes."""
 
     def amount(self, done: int, total: int | None) -> None:
         """How far work without stages is."""
@@ -116,14 +121,15 @@ class BarWork(Work):
         self.name: str | None = None
         self.task: TaskID | None = None
 
-    def stage(self, name: str, done: int, total: int | None) -> None:
+    def stage(self, name: str, done: float, total: float | None, note: str = "") -> None:
         """A new stage starts a new bar in the place of the old one."""
+        description = escape(f"{self.title}  {name}  {note}".strip())
         if name != self.name or self.task is None:
             if self.task is not None:
                 self.bar.remove_task(self.task)
             self.name = name
-            self.task = self.bar.add_task(escape(f"{self.title}  {name}".strip()), total=total)
-        self.bar.update(self.task, completed=done, total=total)
+            self.task = self.bar.add_task(description, total=total)
+        self.bar.update(self.task, description=description, completed=done, total=total)
 
 
 class PlainWork(Work):
@@ -135,11 +141,12 @@ class PlainWork(Work):
         self.name: str | None = None
         self.said = 0.0
 
-    def stage(self, name: str, done: int, total: int | None) -> None:
+    def stage(self, name: str, done: float, total: float | None, note: str = "") -> None:
         """One line for each new stage, and one every ten seconds within it."""
         now = time.monotonic()
         if name == self.name and now - self.said < PLAIN_EVERY:
             return
         self.name, self.said = name, now
         share = f"{done}/{total}" if total else str(done)
-        self.console.print(escape(f"{self.title}: {name} {share}".replace(":  ", ": ")))
+        line = f"{self.title}: {name} {share}".replace(":  ", ": ")
+        self.console.print(escape(f"{line}, {note}" if note else line))

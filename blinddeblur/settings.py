@@ -16,7 +16,7 @@ class Settings:
 
     Attributes:
         method: "fast" (the default method) or "blinddps" (the paper's).
-        prior: name of an image prior in weights.toml.
+        prior: name of an image prior in weights.toml, or the folder of one that was trained.
         steps: of the method's sampler; None for its own default.
         kernel_size: side of the kernel's array, odd; None to find it.
         kernel: (K, K) array to use instead of an estimate.

@@ -11,6 +11,8 @@ For an entry NAME whose published file is FILE, the cache folder holds
     NAME.safetensors   the converted file, the only one that is loaded
     NAME.json          the checksums of both (see `_Pin`)
     NAME.lock          held while NAME is being installed
+
+A prior that a user has trained lies in a folder of its own: a weights.toml with its entry, and its file beside it.
 """
 
 import contextlib
@@ -22,7 +24,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 COMMAND = "blinddeblur download-weights"
 KINDS = ("image", "kernel", "tilt")
-ARCHITECTURES = ("compact", "guided-diffusion")
+ARCHITECTURES = ("compact", "conditioned", "guided-diffusion")
 
 _PACKAGE = Path(__file__).parent
 _REQUIRED = {
@@ -55,6 +57,7 @@ _REQUIRED = {
 }
 _OPTIONAL = {"size": int, "sha256": str, "folder": str}
 _TIMEOUT = (15, 60)  # seconds to connect, and between two packets
+_RETRAIN = "Run its training again, or copy its whole folder anew."
 _CHUNK = 1 << 16  # bytes; also the most that a cut connection loses of what had arrived
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server says so
@@ -65,7 +68,8 @@ class Entry:
     """One prior as weights.toml lists it.
 
     `size` (bytes) and `sha256` belong to the published file and are None where nobody has published them. `folder` is
-    a page from which a person can fetch the file. `parameters` are those of the architecture.
+    a page from which a person can fetch the file. `parameters` are those of the architecture. `beside` is the folder
+    that the file lies in where a user has trained it.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Entry:
     trained_on: str
     bundled: bool
     folder: str | None
+    beside: Path | None = None
 
 
 class State(StrEnum):
@@ -121,8 +126,12 @@ def manifest() -> dict[str, Entry]:
     return read_manifest(inside if inside.exists() else _PACKAGE.parent / "weights.toml")
 
 
-def read_manifest(path: Path) -> dict[str, Entry]:
+def read_manifest(path: Path, remedy: str = "Reinstall blinddeblur.") -> dict[str, Entry]:
     """The entries of a manifest by name.
+
+    Args:
+        path: the manifest.
+        remedy: what to do about an error.
 
     Raises:
         WeightsError: the file cannot be read, or an entry is malformed.
@@ -130,28 +139,47 @@ def read_manifest(path: Path) -> dict[str, Entry]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"The list of weights {path} cannot be read: {error}. Reinstall blinddeblur.") from error
+        raise WeightsError(f"The list of weights {path} cannot be read: {error}. {remedy}") from error
     entries = {}
     for name, table in tables.items():
-        if problem := _manifest_problem(name, table):
-            raise WeightsError(f"The entry {name} of {path} is malformed: {problem}. Reinstall blinddeblur.")
+        if problem := _manifest_problem(name, table, path.parent):
+            raise WeightsError(f"The entry {name} of {path} is malformed: {problem}. {remedy}")
         fields = dict.fromkeys(_OPTIONAL) | table | {"addresses": tuple(table["addresses"])}
         entries[name] = Entry(name=name, **fields)
     return entries
 
 
 def find(name: str) -> Entry:
-    """The entry of that name.
+    """The entry of that name; or of the folder of a trained prior, or of its weights.toml, given as a path.
 
     Raises:
         UsageError: there is none; the message lists the names there are.
         WeightsError: the manifest is malformed.
     """
+    path = Path(name).expanduser()
+    if name not in manifest() and path.exists():
+        return _trained(path)
+    return listed(name)
+
+
+def listed(name: str) -> Entry:
+    """The entry of that name in the shipped weights.toml. For the errors see `find`."""
     try:
         return manifest()[name]
     except KeyError:
         known = ", ".join(manifest())
         raise UsageError(f"There are no weights named {name}. The known names are: {known}.") from None
+
+
+def _trained(path: Path) -> Entry:
+    """The only entry of a weights.toml, or of that in a folder, with its file beside it."""
+    file = path / "weights.toml" if path.is_dir() else path
+    if not file.exists():
+        raise UsageError(f"The folder {path} holds no trained prior: there is no weights.toml in it.")
+    entries = list(read_manifest(file, _RETRAIN).values())
+    if len(entries) != 1 or entries[0].sha256 is None:
+        raise UsageError(f"{file} is not the list of one trained prior. Give the folder that a training wrote.")
+    return replace(entries[0], bundled=False, beside=file.parent)
 
 
 def cache_folder() -> Path:
@@ -186,16 +214,16 @@ def verify(entry: Entry) -> Status:
 
 
 def locate(entry: Entry) -> Path:
-    """The safetensors file to load: bundled files checked by sha256, converted ones in the cache by their size.
+    """The safetensors file to load: bundled and trained ones checked by sha256, those in the cache by their size.
 
     Raises:
         WeightsError: it is missing or damaged; the message names the command that gets it.
     """
-    found = status(entry, hashed=entry.bundled)
+    found = status(entry, hashed=entry.bundled or entry.beside is not None)
     if found.state in (State.BUNDLED, State.PRESENT):
         return found.path
     remedy = "Reinstall blinddeblur." if entry.bundled else f"Run `{COMMAND} {entry.name}` first."
-    raise WeightsError(f"{found.detail} {remedy}")
+    raise WeightsError(f"{found.detail} {_RETRAIN if entry.beside else remedy}")
 
 
 def load_state(entry: Entry) -> "dict[str, Tensor]":
@@ -282,8 +310,8 @@ def place(entry: Entry, source: Path, *, trust: bool = False) -> Path:
         return _install(entry, source, digest)
 
 
-def _manifest_problem(name: str, table: Any) -> str | None:
-    """What is wrong with an entry of the manifest, or None."""
+def _manifest_problem(name: str, table: Any, folder: Path) -> str | None:
+    """What is wrong with an entry of the manifest in that folder, or None."""
     fields = _REQUIRED | _OPTIONAL
     if not isinstance(table, dict):
         return "it is no table"
@@ -301,13 +329,18 @@ def _manifest_problem(name: str, table: Any) -> str | None:
         "addresses must begin with https://": all(str(a).startswith("https://") for a in table["addresses"]),
         "sha256 must be 64 hexadecimal digits": re.fullmatch("[0-9a-f]{64}", table.get("sha256", "0" * 64)),
         "a bundled file needs size and sha256": not table["bundled"] or {"size", "sha256"} <= table.keys(),
-        "it needs addresses or a folder": table["bundled"] or table["addresses"] or "folder" in table,
+        "it needs addresses or a folder, or its file beside this list": table["bundled"]
+        or table["addresses"]
+        or "folder" in table
+        or (folder / table["file"]).is_file(),
     }
     return next((rule for rule, kept in rules.items() if not kept), None)
 
 
 def _loadable(entry: Entry) -> Path:
     """Where the file that is loaded belongs."""
+    if entry.beside is not None:
+        return entry.beside / entry.file
     if entry.bundled:
         return _PACKAGE / "priors" / "weights" / entry.file
     return cache_folder() / f"{entry.name}.safetensors"
@@ -315,7 +348,7 @@ def _loadable(entry: Entry) -> Path:
 
 def _stored_problem(entry: Entry, path: Path, hashed: bool) -> str | None:
     """What is wrong with the file that is loaded, or None."""
-    if entry.bundled:
+    if entry.bundled or entry.beside is not None:
         return _difference(path, entry.size, entry.sha256 if hashed else None)
     pin = _read_pin(entry)
     if pin is None:

@@ -1,125 +1,295 @@
-"""The training loop of our own denoisers: noise in, clean image as the target, a moving average out.
+"""The training loop of our networks: batches and a loss in, a moving average of the network out.
 
-Loss and preconditioning are those of Karras et al. 2022 (EDM), equation 8; the noise levels are drawn so that
-most of the effort goes where a restoration works (0.01 to 0.5 on [0, 1]) and every level up to 80 is seen.
+It knows neither photos nor noise. What it cares for is that no progress is ever lost: everything needed to go on is
+in one checkpoint file, which is replaced as a whole.
 """
 
 import copy
+import io
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from blinddeblur.errors import WeightsError
-from blinddeblur.priors.compact import CompactUNet
+from blinddeblur.errors import EstimationError, WeightsError
+from blinddeblur.photo import write_bytes
+from blinddeblur.training.muon import optimisers
 
-SIGMA_RANGE = (0.0025, 80.0)  # of the linear 1000-step schedule, in image units
-TYPICAL_SIGMA, SPREAD = 0.08, 1.0  # of the log-normal part
-EVERYWHERE = 0.2  # share of the levels drawn log-uniformly over the whole range
-AVERAGE_OVER = 1000  # steps: length of the moving average, shorter at the start
+LEARNING_RATE = 1.5e-3  # of Muon and AdamW alike
+WARM_UP = 200  # steps over which the learning rate rises
+LARGEST_GRADIENT = 1.0  # norm at which gradients are clipped
+AVERAGE_OVER = 500  # steps: length of the moving average, shorter at the start
 SAVE_EVERY = 120.0  # seconds
+REPORT_EVERY = 1.0  # seconds; a report waits for the device, so not at every step
+WINDOW = 50  # steps whose losses are averaged for a report
+FASTER = 0.9  # bfloat16 must take less than this share of the time of float32 to be worth its rounding
+
+Batch = Tensor | tuple[Tensor, ...]
 
 
-def draw_sigmas(number: int, generator: torch.Generator) -> Tensor:
-    """Noise levels to train on: (number,), in image units."""
-    typical = TYPICAL_SIGMA * torch.exp(SPREAD * torch.randn(number, generator=generator))
-    low, high = (torch.tensor(s).log() for s in SIGMA_RANGE)
-    uniform = torch.exp(low + (high - low) * torch.rand(number, generator=generator))
-    return torch.where(torch.rand(number, generator=generator) < EVERYWHERE, uniform, typical).clamp(*SIGMA_RANGE)
+class Loss(Protocol):
+    """What is minimised: (network, batch, generator of all randomness) -> scalar."""
+
+    def __call__(self, network: Any, batch: Any, generator: torch.Generator, /) -> Tensor: ...
 
 
-def draw_noise(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise in the shape of the images; a grey image gets grey noise, the same in all channels.
+@dataclass(frozen=True)
+class Status:
+    """How far a training is.
 
-    So one network denoises grey photos as well as a grey network would: it sees that the channels are equal.
+    Attributes:
+        step, examples, minutes: done so far, earlier runs included.
+        loss: mean over the last steps of this run; not a number before the first.
+        learning_rate: of the last step.
     """
-    noise = torch.randn(clean.shape, generator=generator)
-    grey = (clean == clean[:, :1]).flatten(1).all(dim=1)
-    return torch.where(grey[:, None, None, None], noise[:, :1], noise)
 
-
-def denoising_loss(network: CompactUNet, clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of D(clean + sigma * noise), weighted to be of order one at every level."""
-    weight = (sigma**2 + network.sigma_data**2) / (sigma * network.sigma_data) ** 2
-    error = network(clean + sigma[:, None, None, None] * noise, sigma) - clean
-    return (weight[:, None, None, None] * error**2).mean()
+    step: int
+    examples: int
+    minutes: float
+    loss: float
+    learning_rate: float
 
 
 def train(
-    network: CompactUNet,
-    draw_batch: Callable[[], Tensor],
+    network: nn.Module,
+    batches: Iterator[Batch],
+    loss: Loss,
     checkpoint: Path,
-    minutes: float,
-    learning_rate: float = 5e-4,
+    *,
+    minutes: float = math.inf,
+    steps: float = math.inf,
+    learning_rate: float = LEARNING_RATE,
+    precision: torch.dtype = torch.float32,
+    compiled: bool = False,
+    save_every: float = SAVE_EVERY,
     seed: int = 0,
-    report: Callable[[int, float], None] = lambda step, loss: None,
-) -> CompactUNet:
-    """Train for the given time, going on from the checkpoint where there is one.
+    about: Mapping[str, Any] = MappingProxyType({}),
+    report: Callable[[Status], None] = lambda status: None,
+    saved: Callable[[nn.Module, Status], None] = lambda average, status: None,
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> nn.Module:
+    """Train until the budget is spent, going on from the checkpoint where there is one.
+
+    The learning rate rises over the first 200 steps and falls to zero over the second half of the budget.
 
     Args:
-        network: what is trained, in place.
-        draw_batch: gives (B, C, H, W) clean images in [0, 1].
-        checkpoint: file that is read at the start and written every two minutes, through a temporary file.
-        minutes: time budget; the learning rate falls to zero over the last half of it.
-        report: called with the step and the mean loss since the last call, every 100 steps.
+        network: what is trained, in place, on the device it is on; in float32.
+        batches: tensors, or tuples of tensors, whose first dimension counts examples; moved to the device here.
+        loss: called as loss(network, batch, generator), the generator on the device.
+        checkpoint: file that is written at the start, every `save_every` seconds, at an interrupt and at the end.
+        minutes, steps: budget, earlier runs included; the first to be reached ends the training.
+        learning_rate: the largest.
+        precision: of the products; weights and their average stay in float32.
+        compiled: translate the network for the device first, which takes about a minute; where that fails it is
+            trained as it is, after a warning.
+        save_every: seconds between two checkpoints.
+        seed: of the generator. The same seed, batches and number of steps give the same weights.
+        about: plain values to be kept in the checkpoint, for `read_checkpoint`.
+        report: told about once a second how far it is, and at the end.
+        saved: given the moving average after each regular checkpoint, to validate and publish it.
+        warn: told in a sentence what did not work as hoped.
 
     Returns:
         The moving average of the network: what is worth shipping.
 
     Raises:
         WeightsError: the checkpoint is damaged or belongs to another network.
+        EstimationError: the loss is no longer a finite number, or the batches have come to an end.
+        OutputError: the checkpoint cannot be written.
     """
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    step = 0
+    state = _State(network, precision, seed)
     if checkpoint.exists():
-        step = _resume(checkpoint, network, average, optimiser)
-    generator = torch.Generator().manual_seed(seed + step)
-    start = saved = time.monotonic()
-    losses: list[float] = []
-    while (elapsed := time.monotonic() - start) < 60 * minutes:
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * min(1.0, 2 * (1 - elapsed / (60 * minutes)), (step + 1) / 500)
-        clean = draw_batch()
-        sigma = draw_sigmas(len(clean), generator)
-        loss = denoising_loss(network, clean, sigma, draw_noise(clean, generator))
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        decay = min(1 - 1 / AVERAGE_OVER, step / (step + 10))
-        with torch.no_grad():
-            for mean, value in zip(average.parameters(), network.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
-        losses.append(loss.item())
-        if len(losses) == 100:
-            report(step, sum(losses) / len(losses))
-            losses.clear()
-        if time.monotonic() - saved > SAVE_EVERY:
-            _save(checkpoint, network, average, optimiser, step)
-            saved = time.monotonic()
-    _save(checkpoint, network, average, optimiser, step)
-    return average
-
-
-def _save(path: Path, network: CompactUNet, average: CompactUNet, optimiser: torch.optim.Optimizer, step: int) -> None:
-    part = path.with_name(path.name + ".part")
-    state = {"network": network.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save({**state, "step": step}, part)
-    part.replace(path)
-
-
-def _resume(path: Path, network: CompactUNet, average: CompactUNet, optimiser: torch.optim.Optimizer) -> int:
+        state.load(checkpoint)
+    else:
+        state.save(checkpoint, about)  # says at once whether it can be written
+    trained: nn.Module | None = None
+    start = time.monotonic() - state.seconds
+    reported = last_saved = time.monotonic()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        return int(state["step"])
+        while (spent := max(state.seconds / (60 * minutes), state.step / steps)) < 1:
+            batch = _placed(_next(batches, state.step), state.device)
+            if trained is None:
+                trained = _compiled(network, loss, batch, precision, warn) if compiled else network
+            state.update(trained, loss, batch, learning_rate * min(1.0, 2 * (1 - spent), (state.step + 1) / WARM_UP))
+            now = time.monotonic()
+            state.seconds = now - start
+            if now - reported >= REPORT_EVERY:
+                report(state.status())
+                reported = now
+            if now - last_saved >= save_every:
+                state.save(checkpoint, about)
+                saved(state.average, state.status())
+                last_saved = time.monotonic()
+    except KeyboardInterrupt:
+        state.save(checkpoint, about)
+        raise
+    state.save(checkpoint, about)
+    if state.step > state.begun:
+        report(state.status())
+    saved(state.average, state.status())
+    return state.average
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a training has left: "step", "examples", "seconds", "about", and the states of all that is trained.
+
+    Raises:
+        WeightsError: the file is no checkpoint, or damaged.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"network", "average", "optimisers", "step", "examples", "seconds", "about"} - content.keys()
     except Exception as error:  # torch.load raises whatever the damage makes it raise
-        raise WeightsError(
-            f"The checkpoint {path} cannot be continued ({error}). Move it away to start the training anew."
-        ) from error
+        raise _unusable(path, "it is damaged, or no checkpoint") from error
+    if missing:
+        raise _unusable(path, f"it lacks {', '.join(sorted(missing))}")
+    return content
+
+
+def fastest_precision(network: nn.Module, loss: Loss, batch: Batch) -> torch.dtype:
+    """float32 or bfloat16, whichever trains this network faster on its device; the network stays as it is.
+
+    GPUs of CUDA are known to be faster in bfloat16. CPUs with matrix units for it are, up to three times; others are
+    far slower. So on a CPU three steps are measured in each.
+    """
+    device = next(network.parameters()).device
+    if device.type != "cpu":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    trial = copy.deepcopy(network)
+    batch = _placed(batch, device)
+    seconds = {}
+    for precision in (torch.float32, torch.bfloat16):
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            _gradient(trial, loss, batch, torch.Generator(device), precision)
+            times.append(time.perf_counter() - start)
+        seconds[precision] = sum(times[1:])  # the first prepares
+    return torch.bfloat16 if seconds[torch.bfloat16] < FASTER * seconds[torch.float32] else torch.float32
+
+
+class _State:
+    """All that changes while a network is trained, and its passage to and from a checkpoint."""
+
+    def __init__(self, network: nn.Module, precision: torch.dtype, seed: int) -> None:
+        self.network, self.precision, self.seed = network, precision, seed
+        self.device = next(network.parameters()).device
+        self.average = copy.deepcopy(network).requires_grad_(False).eval()
+        self.optimisers = optimisers(network, precision)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.losses = torch.full((WINDOW,), math.nan, device=self.device)  # of the last steps of this run
+        self.step = self.examples = self.begun = 0
+        self.seconds = self.rate = 0.0
+
+    def update(self, trained: nn.Module, loss: Loss, batch: Batch, rate: float) -> None:
+        """One step. `trained` is the network or a compiled form of it, with the same parameters."""
+        self.rate = rate
+        self.losses[(self.step - self.begun) % WINDOW] = _gradient(trained, loss, batch, self.generator, self.precision)
+        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+            optimiser.zero_grad()
+        self.step += 1
+        self.examples += len(batch if isinstance(batch, Tensor) else batch[0])
+        share = max(1 / AVERAGE_OVER, 10 / (self.step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), share)
+
+    def status(self) -> Status:
+        """How far the training is. Raises EstimationError where a loss was not finite, since it will not recover."""
+        done = self.step - self.begun
+        loss = self.losses[:done].mean().item() if done else math.nan
+        if done and not math.isfinite(loss):
+            raise _not_finite(self.step)
+        return Status(self.step, self.examples, self.seconds / 60, loss, self.rate)
+
+    def save(self, path: Path, about: Mapping[str, Any]) -> None:
+        """Replace the checkpoint, unless the weights are spoilt: the one before is then worth more."""
+        if not all(bool(p.isfinite().all()) for p in self.network.parameters()):
+            raise _not_finite(self.step)
+        content = io.BytesIO()
+        parts = {"network": self.network, "average": self.average}
+        torch.save(
+            {name: part.state_dict() for name, part in parts.items()}
+            | {"optimisers": [optimiser.state_dict() for optimiser in self.optimisers]}
+            | {"step": self.step, "examples": self.examples, "seconds": self.seconds, "about": dict(about)},
+            content,
+        )
+        write_bytes(content.getvalue(), path, overwrite=True)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        content = read_checkpoint(path)
+        try:
+            self.network.load_state_dict(content["network"])
+            self.average.load_state_dict(content["average"])
+            for optimiser, state in zip(self.optimisers, content["optimisers"], strict=True):
+                optimiser.load_state_dict(state)
+            self.step = self.begun = int(content["step"])
+            self.examples = int(content["examples"])
+            self.seconds = float(content["seconds"])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise _unusable(path, "it belongs to another network") from error
+        self.generator.manual_seed(self.seed + self.step)
+
+
+def _gradient(
+    network: nn.Module, loss: Loss, batch: Batch, generator: torch.Generator, precision: torch.dtype
+) -> Tensor:
+    """The loss, detached, its gradient added to the parameters'."""
+    with torch.autocast(generator.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+        value = loss(network, batch, generator)
+    value.backward()  # type: ignore[no-untyped-call]
+    return value.detach()
+
+
+def _compiled(
+    network: nn.Module, loss: Loss, batch: Batch, precision: torch.dtype, warn: Callable[[str], None]
+) -> nn.Module:
+    """The network translated for its device, sharing its parameters; or itself where that does not work."""
+    compiled: Any = torch.compile(network)
+    try:
+        _gradient(compiled, loss, batch, torch.Generator(next(network.parameters()).device), precision)
+    except Exception as error:  # a compiler that is missing or fails raises anything
+        reason = (str(error).splitlines() or [""])[0]
+        warn(f"torch.compile does not work here ({type(error).__name__}: {reason}). Training goes on without, slower.")
+        compiled = network
+    network.zero_grad()
+    return cast("nn.Module", compiled)
+
+
+def _placed(batch: Batch, device: torch.device) -> Batch:
+    """A batch on the device, images with their channels last: the layout that convolutions are fastest in."""
+    if not isinstance(batch, Tensor):
+        return tuple(_placed(part, device) for part in batch)  # type: ignore[misc]
+    layout = torch.channels_last if batch.ndim == 4 else torch.contiguous_format
+    return batch.to(device, non_blocking=True).contiguous(memory_format=layout)
+
+
+def _next(batches: Iterator[Batch], step: int) -> Batch:
+    batch = next(batches, None)
+    if batch is not None:
+        return batch
+    raise EstimationError(f"The training data has come to an end at step {step}. Check that it can still be read.")
+
+
+def _not_finite(step: int) -> EstimationError:
+    return EstimationError(
+        f"The training diverged before step {step}: the loss is no longer a finite number. The last checkpoint is "
+        "kept. Go on from it with a lower --learning-rate."
+    )
+
+
+def _unusable(path: Path, reason: str) -> WeightsError:
+    return WeightsError(
+        f"The checkpoint {path} cannot be continued: {reason}. It was left as it is. Put a copy in its place, or "
+        "start anew in another folder."
+    )

@@ -1,0 +1,271 @@
+"""How a photo prior and a kernel prior are made: which data, which network, and what is written where.
+
+Prints nothing; the command line and Python share it.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from blinddeblur import weights
+from blinddeblur.engine import find_device
+from blinddeblur.errors import UsageError
+from blinddeblur.priors import NETWORKS
+from blinddeblur.priors.compact import CompactUNet
+from blinddeblur.priors.guided_diffusion import load_strictly
+from blinddeblur.training.conditioned import conditioned_loss
+from blinddeblur.training.data import NAMED, Data, Warn, image_data, kernel_data, pair_data
+from blinddeblur.training.denoising import DenoisingLoss
+from blinddeblur.training.folder import PriorFolder, record
+from blinddeblur.training.loop import Loss, Status, fastest_precision, train
+from blinddeblur.training.options import Options
+from blinddeblur.training.validation import validate
+
+
+class Progress(Protocol):
+    """Told how far the work is: the name of the stage, how much is done and in all, and how it goes."""
+
+    def __call__(self, stage: str, done: float, total: float, note: str, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes one kind of prior, but for its data.
+
+    Attributes:
+        title: what it makes, for people.
+        kind, architecture: as in weights.toml.
+        parameters: of the network.
+        levels: noise levels of the validation.
+        loss: makes the loss of one training.
+    """
+
+    title: str
+    kind: str
+    architecture: str
+    parameters: Mapping[str, Any]
+    levels: Sequence[float]
+    loss: Callable[[], Loss]
+
+
+KERNEL_STATISTICS = {"mean": 0.02, "sigma_data": 0.1}  # of kernels divided by their maximum; measured over thousands
+KERNEL_LEVELS = (0.05, 0.2, 0.5)
+
+IMAGE = Recipe(
+    title="an image prior",
+    kind="image",
+    architecture="compact",
+    # Takes three times as long as the one in the package, and is better.
+    parameters={"channels": 3, "widths": [96, 128, 192, 256], "blocks": 2},
+    levels=tuple(level / 255 for level in (5, 15, 25, 50, 75, 100, 150)),
+    loss=DenoisingLoss,
+)
+KERNEL = Recipe(
+    title="a kernel prior without photos",
+    kind="kernel",
+    architecture="compact",
+    parameters={"channels": 1, "widths": [32, 64, 128, 192], "blocks": 2, **KERNEL_STATISTICS},
+    levels=KERNEL_LEVELS,
+    loss=DenoisingLoss,
+)
+CONDITIONED_KERNEL = Recipe(
+    title="a kernel prior conditioned on photos",
+    kind="kernel",
+    architecture="conditioned",
+    parameters={"edge_widths": [32, 64, 96, 128], "widths": [32, 64, 96, 128], "blocks": 2, **KERNEL_STATISTICS},
+    levels=(*KERNEL_LEVELS, 2.0),  # at the last the noisy kernel says nothing, and everything comes from the photo
+    loss=lambda: conditioned_loss,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a training.
+
+    Attributes:
+        figures: as in validation.json.
+        paths: every file that was written.
+        status: how far the training is.
+        news: whether there was time left to train, or an earlier run had finished.
+    """
+
+    figures: dict[str, Any]
+    paths: list[Path]
+    status: Status
+    news: bool
+
+
+def train_image(
+    photos: Path,
+    options: Options,
+    progress: Progress = lambda stage, done, total, note: None,
+    warn: Warn = lambda sentence: None,
+) -> Outcome:
+    """Train a prior of photographs.
+
+    Args:
+        photos: folder of sharp photographs; one in twenty is held out for validation.
+        options: all else; see Options.
+        progress: told how far it is.
+        warn: told in sentences what was left out or does not work.
+
+    Raises:
+        UsageError: options that do not fit each other, or what the folder holds.
+        PhotoError: there is no photo to learn from.
+        WeightsError: a checkpoint or the weights to start from are damaged.
+        OutputError: the folder cannot be written, or holds other things.
+        EstimationError: the training diverged.
+    """
+    return _train(IMAGE, lambda seed: image_data(photos, options, seed, warn), options, progress, warn)
+
+
+def train_kernel(
+    photos: Path | None,
+    options: Options,
+    progress: Progress = lambda stage, done, total, note: None,
+    warn: Warn = lambda sentence: None,
+) -> Outcome:
+    """Train a prior of blur kernels, on random ones.
+
+    With a folder of sharp photographs it is one that is conditioned on the blurred photo (priors/conditioned.py). For
+    the other arguments and the errors see `train_image`.
+    """
+    if photos is not None:
+        return _train(CONDITIONED_KERNEL, lambda seed: pair_data(photos, options, seed, warn), options, progress, warn)
+    if options.shares:
+        raise UsageError("A --share is one of PHOTOS, and there are none. Give their folder, or leave out --share.")
+    return _train(KERNEL, lambda seed: kernel_data(options, seed), options, progress, warn)
+
+
+def _train(
+    recipe: Recipe,
+    data_of: Callable[[Sequence[int]], Data],
+    options: Options,
+    progress: Progress,
+    warn: Warn,
+) -> Outcome:
+    """What the recipes share: `data_of` makes the data of a seed."""
+    device = find_device(options.device)
+    folder = PriorFolder(options.output)
+    with folder.opened() as log:
+        earlier = folder.resumed()
+        about = _begin(recipe, options, folder) if earlier is None else _go_on(recipe, options, earlier)
+        step, seconds = (0, 0.0) if earlier is None else (earlier["step"], earlier["seconds"])
+        network = _network(about, options, fresh=earlier is None)
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        data = data_of((options.seed, step))
+        batches = data.batches(options.workers, device, warn)
+        precision, unfinished = torch.float32, seconds < 60 * options.minutes
+        if unfinished:
+            first = next(batches)
+            batches = itertools.chain([first], batches)
+            precision = fastest_precision(network, recipe.loss(), first)
+        outcomes: list[Outcome] = []
+
+        def report(status: Status) -> None:
+            note = f"step {status.step}, loss {status.loss:.4f}"
+            progress("minutes", round(status.minutes, 1), options.minutes, note)
+            record(log, status)
+
+        def publish(average: nn.Module, status: Status) -> None:
+            facts = {"validated_on": data.validated, "steps": status.step, "minutes": round(status.minutes, 2)}
+            result = validate(average, data.clean, recipe.levels, precision, data.photos, **facts)
+            paths = folder.publish(average, _entry(about, data, options, status), about["name"], result)
+            outcomes[:] = [Outcome(result.figures, paths, status, unfinished)]
+
+        train(
+            network,
+            batches,
+            recipe.loss(),
+            folder.checkpoint,
+            minutes=options.minutes,
+            learning_rate=options.learning_rate,
+            precision=precision,
+            compiled=device.type == "cuda",
+            save_every=options.save_every,
+            seed=options.seed,
+            about=about,
+            report=report,
+            saved=publish,
+            warn=warn,
+        )
+    if len(data.left_out) > NAMED:
+        warn(f"In all, {len(data.left_out)} files could not be read as photos and were left out.")
+    return outcomes[-1]
+
+
+def _entry(about: Mapping[str, Any], data: Data, options: Options, status: Status) -> dict[str, Any]:
+    """What weights.toml says of the prior, but for its file."""
+    trained_on = f"{data.described(status)}; {status.step:,} steps, {status.minutes:.3g} minutes"
+    return {
+        "kind": about["kind"],
+        "architecture": about["architecture"],
+        "parameters": about["parameters"],
+        "licence": options.licence,
+        "trained_on": trained_on + (f"; started from {about['start']}" if about["start"] else ""),
+    }
+
+
+def _begin(recipe: Recipe, options: Options, folder: PriorFolder) -> dict[str, Any]:
+    """What a checkpoint says of its training, for a new one."""
+    parameters = dict(recipe.parameters)
+    if options.start is not None:
+        entry = weights.find(options.start)
+        if (entry.kind, entry.architecture) != (recipe.kind, recipe.architecture):
+            raise UsageError(
+                f"{options.start} is a prior of kind {entry.kind} and architecture {entry.architecture}. Start "
+                f"{recipe.title} from one of kind {recipe.kind} and architecture {recipe.architecture}."
+            )
+        parameters = entry.parameters
+        _require_widths(options, parameters, options.start)
+    elif options.widths is not None:
+        parameters |= {key: list(options.widths) for key in parameters.keys() & {"widths", "edge_widths"}}
+    name = options.name or folder.default_name()
+    return {
+        "title": recipe.title,
+        "kind": recipe.kind,
+        "architecture": recipe.architecture,
+        "parameters": parameters,
+        "name": name,
+        "start": options.start,
+    }
+
+
+def _go_on(recipe: Recipe, options: Options, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What the checkpoint says of its training, if that is the one that is asked for."""
+    about: dict[str, Any] = checkpoint["about"]
+    if (about.get("kind"), about.get("architecture")) != (recipe.kind, recipe.architecture):
+        raise UsageError(
+            f"{options.output} holds the training of {about.get('title', 'another network')}, not of {recipe.title}. "
+            "Choose another folder with -o."
+        )
+    _require_widths(options, about["parameters"], f"the training in {options.output}")
+    if options.start not in (None, about["start"]):
+        raise UsageError(
+            f"The training in {options.output} started from {about['start'] or 'nothing'}, not from {options.start}. "
+            "Leave out --from to go on with it, or choose another folder with -o."
+        )
+    return about | {"name": options.name or about["name"]}
+
+
+def _require_widths(options: Options, parameters: Mapping[str, Any], owner: str) -> None:
+    if options.widths is not None and list(options.widths) != list(parameters["widths"]):
+        widths = ",".join(str(width) for width in parameters["widths"])
+        raise UsageError(f"The network of {owner} has --widths {widths}. Give these, or leave them out.")
+
+
+def _network(about: Mapping[str, Any], options: Options, *, fresh: bool) -> nn.Module:
+    """The network, with random weights or those to start from."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        network = NETWORKS[about["architecture"]](**about["parameters"])
+    if isinstance(network, CompactUNet) and options.crop % network.multiple:
+        raise UsageError(f"The --crop must be a multiple of {network.multiple} for these --widths.")
+    if fresh and about["start"] is not None:
+        load_strictly(network, weights.load_state(weights.find(about["start"])), about["start"])
+    return network
