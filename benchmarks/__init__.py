@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat; what came of them is in RESULTS.md."""
