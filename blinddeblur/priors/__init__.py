@@ -140,11 +140,11 @@ def load_prior(name: str = "photo", device: str | torch.device = "cpu") -> Prior
 
 
 def half_is_faster(device: torch.device) -> bool:
-    """Whether convolutions run faster in bfloat16 there: GPUs of CUDA, and CPUs with matrix tiles (AMX)."""
+    """Whether convolutions run faster in bfloat16 there: GPUs of CUDA, and CPUs with instructions for it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # young in torch
-    return device.type == "cpu" and bool(capabilities.get("amx_bf16", False))
+    return device.type == "cpu" and any(capabilities.get(unit, False) for unit in ("amx_bf16", "avx512_bf16"))
 
 
 def build(entry: weights.Entry) -> Network:
