@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from blinddeblur.console import Console
 from blinddeblur.engine import Engine, Result
 from blinddeblur.errors import BlindDeblurError, OutputError, PhotoError, UsageError
 from blinddeblur.photo import EXTENSIONS
+from blinddeblur.recording import Recording
 from blinddeblur.settings import Settings
 
 MARK = ".deblurred"
@@ -19,28 +20,32 @@ MINE = (MARK, ".kernel")  # marks of our own results, which are no photos to res
 
 @dataclass(frozen=True)
 class Job:
-    """One photo and where its results go: the restored photo, and kernel_stem.kernel.png and .npy."""
+    """One photo and where its results go: the restored photo, kernel_stem.kernel.png and .npy, and an animation."""
 
     source: Path
     restored: Path
     kernel_stem: Path
+    recording: Path | None = None
 
     @property
-    def results(self) -> tuple[Path, Path, Path]:
+    def results(self) -> tuple[Path, ...]:
         """Every file that will be written."""
-        return self.restored, *photos.kernel_paths(self.kernel_stem)
+        recording = () if self.recording is None else (self.recording,)
+        return self.restored, *photos.kernel_paths(self.kernel_stem), *recording
 
 
-def plan(sources: Iterable[Path], output: Path | None) -> list[Job]:
+def plan(sources: Iterable[Path], output: Path | None, record: Path | None = None) -> list[Job]:
     """What has to be done.
 
     Args:
         sources: photos, and folders whose photos are meant.
         output: None for beside each photo; a file name for a single photo; or a folder.
+        record: where the animation of a single photo goes.
 
     Raises:
         PhotoError: a folder without photos.
-        UsageError: two results of the same name, or a result that would replace a photo of this run.
+        UsageError: two results of the same name, a result that would replace a photo of this run, or an animation
+            of several photos or of another format than GIF.
     """
     files = [file for source in sources for file in _photos_of(source)]
     if output is not None and output.suffix.lower() in EXTENSIONS and not output.is_dir():
@@ -49,6 +54,12 @@ def plan(sources: Iterable[Path], output: Path | None) -> list[Job]:
         jobs = [Job(files[0], output, output.with_suffix(""))]
     else:
         jobs = [_job(file, output or file.parent) for file in files]
+    if record is not None:
+        if record.suffix.lower() != ".gif":
+            raise UsageError(f"{record}: The animation of --record is a GIF. Name a file that ends in .gif.")
+        if len(jobs) != 1:
+            raise UsageError(f"--record shows how one photo is restored, and there are {len(jobs)}. Name a single one.")
+        jobs = [replace(jobs[0], recording=record)]
     _refuse_collisions(jobs)
     return jobs
 
@@ -81,9 +92,13 @@ def _restore(job: Job, engine: Engine, console: Console, *, overwrite: bool) -> 
     picture = photos.read(job.source)
     _check_outputs(job, overwrite=overwrite)
     with console.work(job.source.name) as work:
-        result = engine.restore(picture.pixels, work.stage)
+        recording = Recording()
+        callback = (lambda step: None) if job.recording is None else recording
+        result = engine.restore(picture.pixels, work.stage, callback)
     photos.write(picture.with_pixels(result.image), job.restored, overwrite=overwrite)
     photos.write_kernel(result.kernel, job.kernel_stem, overwrite=overwrite)
+    if job.recording is not None:
+        photos.write_bytes(recording.gif(), job.recording, overwrite=overwrite)
     facts = _facts(job, result)
     sentence = f"{job.source} -> {job.restored} ({result.seconds:.1f} s)"
     details = (
@@ -95,13 +110,14 @@ def _restore(job: Job, engine: Engine, console: Console, *, overwrite: bool) -> 
 
 def _facts(job: Job, result: Result) -> dict[str, Any]:
     """What --json says of a photo."""
-    restored, preview, array = job.results
+    restored, preview, array = job.results[:3]
     used = result.kernel > 0
     return {
         "input": str(job.source),
         "restored": str(restored),
         "kernel_preview": str(preview),
         "kernel": str(array),
+        "recording": None if job.recording is None else str(job.recording),
         "seconds": round(result.seconds, 3),
         "sigma": result.sigma,
         "kernel_size": result.kernel.shape[0],
@@ -157,9 +173,9 @@ def _check_outputs(job: Job, *, overwrite: bool) -> None:
     """Before minutes are spent: can the results be written where they belong?"""
     for path in job.results:
         photos.check_free(path, overwrite=overwrite)
-    folder = job.restored.parent
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        raise OutputError(f"{folder}: {existing} is a file and no folder. Choose another -o.")
-    if not os.access(existing, os.W_OK):
-        raise OutputError(f"{folder}: There is no permission to write here. Choose another -o.")
+        folder = path.parent
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        if not existing.is_dir():
+            raise OutputError(f"{folder}: {existing} is a file and no folder. Choose another place for {path.name}.")
+        if not os.access(existing, os.W_OK):
+            raise OutputError(f"{folder}: There is no permission to write here. Choose another place for {path.name}.")

@@ -78,6 +78,9 @@ def restore(
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random: the same seed, the same result.")] = 0,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE.gif", help="Animate how image and kernel of one photo came about.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each photo.")] = False,
     quiet: Quiet = False,
@@ -103,7 +106,7 @@ def restore(
             device=device,
             seed=seed,
         )
-        jobs: list[Job] = plan(photos, output)
+        jobs: list[Job] = plan(photos, output, record)
         return SOME_FAILED if run(jobs, settings, console, overwrite=overwrite) else 0
 
     _finish(console, work)

@@ -92,7 +92,9 @@ class Engine:
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3): sRGB-encoded, uint8, uint16 or floating point in [0, 1].
             progress: told how far the work is.
-            callback: told of every step of the sampler, with tensors.
+            callback: told of every step of the sampler, with tensors, and of what was before (index -1: the photo) and
+                after. blinddps shows the whole photo, fast the crop that tells most: grey during the diffusion, in
+                colour before and after. With a kernel that is given it is the restoration of the middle tile.
 
         Raises:
             PhotoError: an array that is no photo, or too small.
@@ -107,9 +109,13 @@ class Engine:
         with torch.inference_mode(settings.method != "blinddps"):
             if settings.method == "blinddps":
                 restored, kernel = self._blinddps(y, generator, progress, callback)
-            else:
-                kernel = self._kernel(y, sigma, generator, progress, callback)
+            elif settings.kernel is None:
+                kernel, crop = self._kernel(y, sigma, generator, progress, callback)
                 restored = self._restore(y, kernel, sigma, progress)
+                callback(Step(settings.effective_steps, settings.effective_steps, crop.of(restored), kernel))
+            else:
+                kernel = _given_kernel(settings.kernel, y)
+                restored = self._restore(y, kernel, sigma, progress, callback)
         if not torch.isfinite(restored).all():
             raise EstimationError(
                 "The restoration diverged: the result is not a number somewhere. Give another --prior."
@@ -129,11 +135,10 @@ class Engine:
 
     def _kernel(
         self, y: Tensor, sigma: float, generator: torch.Generator, progress: Progress, callback: Callable[[Step], None]
-    ) -> Tensor:
-        """(K, K): given, or estimated on the crop of the photo that tells most."""
-        if self.settings.kernel is not None:
-            return _given_kernel(self.settings.kernel, y)
-        crop = informative_crop(y, ESTIMATION_SIDE).of(y).mean(dim=1, keepdim=True)
+    ) -> tuple[Tensor, Tile]:
+        """(K, K), estimated on the crop of the photo that tells most, and that crop."""
+        where = informative_crop(y, ESTIMATION_SIDE)
+        crop = where.of(y).mean(dim=1, keepdim=True)
         grey_sigma = sigma / y.shape[1] ** 0.5  # of the mean over the channels
         progress("first kernel", 0, 1)
         kernel = _first_kernel(crop, self.settings.kernel_size)
@@ -144,19 +149,31 @@ class Engine:
             callback(step)
 
         steps = self.settings.effective_steps
-        return fast.sample(self._denoiser(), crop, kernel, grey_sigma, steps, generator, report)[1]
+        callback(Step(-1, steps, where.of(y), kernel))
+        return fast.sample(self._denoiser(), crop, kernel, grey_sigma, steps, generator, report)[1], where
 
-    def _restore(self, y: Tensor, kernel: Tensor, sigma: float, progress: Progress) -> Tensor:
-        """The whole photo with one kernel, in overlapping tiles."""
+    def _restore(
+        self,
+        y: Tensor,
+        kernel: Tensor,
+        sigma: float,
+        progress: Progress,
+        callback: Callable[[Step], None] = lambda step: None,
+    ) -> Tensor:
+        """The whole photo with one kernel, in overlapping tiles; the callback is told of the one in the middle."""
         height, width = y.shape[-2:]
         radius = kernel.shape[-1] // 2
         tiles = grid(height, width, TILE_SIDE, overlap=2 * radius + 32)
         total = len(tiles) * restoration.STEPS
+        middle = len(tiles) // 2
+        callback(Step(-1, restoration.STEPS, tiles[middle].of(y), kernel))
         pieces = []
         for index, tile in enumerate(tiles):
 
             def report(step: Step, index: int = index) -> None:
                 progress("restoration", index * step.total + step.index + 1, total)
+                if index == middle:
+                    callback(step)
 
             pieces.append((tile, restoration.restore(self._denoiser(), tile.of(y), kernel, sigma, callback=report)))
         return blend(pieces, height, width, rim=radius)
@@ -174,18 +191,21 @@ class Engine:
             progress("blinddps", step.index + 1, step.total)
             callback(step)
 
+        steps = self.settings.effective_steps
+        callback(Step(-1, steps, y, y.new_zeros(size, size)))
         image, kernel = blinddps.sample(
             self.prior.predict,
             self.kernel_prior.predict,
             linear_alpha_bar(),
             y.expand(-1, self.prior.channels, -1, -1),
             kernel_size=size,
-            settings=blinddps.Settings(steps=self.settings.effective_steps),
+            settings=blinddps.Settings(steps=steps),
             tiles=grid(height, width, side, overlap=side // 4),
             tile_shape=None if fixed is None else (fixed, fixed),
             generator=generator,
             callback=report,
         )
+        callback(Step(steps, steps, image, kernel))
         return (image.mean(dim=1, keepdim=True) if y.shape[1] == 1 else image), kernel
 
     def _denoiser(self) -> Denoiser:

@@ -1,9 +1,12 @@
 """Small blurred pictures whose truth is known."""
 
+import io
+
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageSequence
 
 from blinddeblur.physics.convolution import blur
 from blinddeblur.training.kernels import exposed
@@ -54,3 +57,11 @@ def agreement(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     n = 2 * max(a.shape + b.shape)
     product = np.fft.rfft2(a, (n, n)) * np.conj(np.fft.rfft2(b, (n, n)))
     return float(np.fft.irfft2(product, (n, n)).max() / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def decoded(gif: bytes) -> tuple[NDArray[np.uint8], list[int]]:
+    """Every frame of an endless animation, (frames, height, width, 3), and the milliseconds for which each stands."""
+    with Image.open(io.BytesIO(gif)) as film:
+        assert film.info["loop"] == 0
+        frames = [(np.asarray(f.convert("RGB")), f.info["duration"]) for f in ImageSequence.Iterator(film)]
+    return np.stack([pixels for pixels, _ in frames]), [duration for _, duration in frames]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from scenes import blurred, streak
+from scenes import blurred, decoded, streak
 from syrupy.assertion import SnapshotAssertion
 from typer.testing import CliRunner, Result
 
@@ -190,6 +190,75 @@ def test_a_kernel_from_a_file_skips_the_estimate(tmp_path: Path, ending: str) ->
     assert result.exit_code == 0, result.output
     assert "first kernel" not in result.stderr
     np.testing.assert_allclose(np.load(tmp_path / "a.kernel.npy"), streak(9, 5), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "frames"),
+    [
+        (["--steps", "3", "--kernel-size", "9"], 5),  # the first kernel, three steps, the restored crop
+        (["--steps", "3", "--kernel-size", "9", "--method", "blinddps"], 5),
+        (["--kernel", "k.npy"], 9),  # nothing to estimate: the blurred photo and eight steps of the restoration
+    ],
+)
+def test_a_recording_shows_image_and_kernel(tmp_path: Path, options: list[str], frames: int) -> None:
+    source = make(tmp_path / "a.png", side=60)
+    np.save(tmp_path / "k.npy", streak(9, 5))
+    result = run("restore", source, "--device", "cpu", "--json", "--record", tmp_path / "new" / "a.gif", *options)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["recording"] == str(tmp_path / "new" / "a.gif")
+    film = decoded((tmp_path / "new" / "a.gif").read_bytes())[0].astype(float)
+    assert film.shape == (frames, 480, 960, 3)
+    # 64x60 pixels, each 7x7, in the middle of the left half; kernel pixels, each 53x53, in the right half.
+    picture, kernel = film[:, 33:453:7, 19:467:7], film[:, 2:478:53, 482:958:53][:, :9, :9]
+    before, after = (255 * photo.read(tmp_path / name).pixels for name in ("a.png", "a.deblurred.png"))
+    for shown, (same, other) in ((picture[0], (before, after)), (picture[-1], (after, before))):
+        assert np.abs(shown - same).mean() < min(3, 0.5 * np.abs(shown - other).mean())  # a frame has 256 colours
+    found = np.load(tmp_path / "a.kernel.npy")
+    assert np.abs(kernel[-1] - 255 * (found / found.max())[..., None]).mean() < 4
+    assert np.abs(np.diff(picture, axis=0)).mean(axis=(1, 2, 3)).min() > 0.1  # something happens in each step
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("a.mp4", 2, "ends in .gif"),
+        ("a", 2, "ends in .gif"),
+        ("old.gif", 1, "--overwrite"),
+        ("folder.gif", 1, "is a folder"),
+        ("old.gif/a.gif", 1, "is a file and no folder"),
+    ],
+)
+def test_recordings_that_cannot_be_written(tmp_path: Path, name: str, code: int, words: str) -> None:
+    source = make(tmp_path / "a.png")
+    (tmp_path / "old.gif").write_text("precious")
+    (tmp_path / "folder.gif").mkdir()
+    before = files(tmp_path)
+    result = run("restore", source, "--record", tmp_path / name, *QUICK)
+    assert result.exit_code == code, result.output
+    assert words in result.stderr
+    assert "first kernel" not in result.stderr  # no minutes were spent before saying so
+    assert files(tmp_path) == before
+    assert (tmp_path / "old.gif").read_text() == "precious"
+
+
+def test_a_recording_is_of_one_photo_and_replaced_on_request(tmp_path: Path) -> None:
+    sources = [make(tmp_path / name) for name in ("a.png", "b.png")]
+    (tmp_path / "old.gif").write_text("in the way")
+    several = run("restore", *sources, "--record", tmp_path / "old.gif", "--overwrite", *QUICK)
+    assert several.exit_code == 2
+    assert "there are 2" in several.stderr
+    assert (tmp_path / "old.gif").read_text() == "in the way"
+    assert run("restore", sources[0], "--record", tmp_path / "old.gif", "--overwrite", *QUICK).exit_code == 0
+    assert len(decoded((tmp_path / "old.gif").read_bytes())[0]) == 4
+
+
+def test_a_recording_never_replaces_the_photo(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png").rename(tmp_path / "a.gif")  # a PNG under a wrong name
+    before = source.read_bytes()
+    result = run("restore", source, "-o", tmp_path / "b.png", "--record", source, "--overwrite", *QUICK)
+    assert result.exit_code == 2
+    assert "would replace a photo" in result.stderr
+    assert source.read_bytes() == before
 
 
 def test_some_failures_do_not_stop_the_others(tmp_path: Path) -> None:

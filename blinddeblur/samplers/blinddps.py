@@ -184,7 +184,8 @@ def sample(
             raise EstimationError(
                 f"blinddps diverged at step {index + 1}: values are no longer numbers. Use more steps."
             )
-        callback(Step(index, len(schedule), (estimates[0] + 1) / 2, kernel.detach()))
+        whole = _within_frame(estimates, tiles, edge // 2, (0, 0), height, width)
+        callback(Step(index, len(schedule), (whole + 1) / 2, kernel.detach()))
 
     kernel, moved = kernels.centre(kernels.from_prior((k_t.detach() + 1) / 2, kernel_size)[0, 0])
     image = _within_frame(states, tiles, edge // 2, moved, height, width)

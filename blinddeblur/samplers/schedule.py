@@ -14,13 +14,13 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """The state of a sampler after one step.
+    """The state of a sampler after one step; the engine also tells of the start and of the result.
 
     Attributes:
-        index: of the step, from 0.
+        index: of the step, from 0; -1 is the start, `total` the result.
         total: number of steps.
         image: the current estimate (B, C, H, W), in [0, 1].
-        kernel: the current estimate (K, K).
+        kernel: the current estimate (K, K); zeros where there is none at the start.
     """
 
     index: int
