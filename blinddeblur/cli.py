@@ -76,6 +76,9 @@ def restore(
     sigma: Annotated[
         str, typer.Option(metavar="auto|VALUE", help="Standard deviation of the noise, where white is 1.")
     ] = "auto",
+    linear: Annotated[
+        bool, typer.Option("--linear", help="Take the blur as one of linear light, which fits bright lights better.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random: the same seed, the same result.")] = 0,
     record: Annotated[
@@ -103,6 +106,7 @@ def restore(
             kernel_size=_number("--kernel-size", kernel_size, int),
             kernel=None if kernel is None else read_kernel(kernel),
             sigma=_number("--sigma", sigma, float),
+            linear=linear,
             device=device,
             seed=seed,
         )

@@ -18,6 +18,7 @@ from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageEr
 from blinddeblur.photo import MINIMUM_SIDE
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
+from blinddeblur.physics.measurement import Measurement
 from blinddeblur.physics.noise import CLIPPED, estimate_sigma
 from blinddeblur.priors import Prior, load_prior
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
@@ -105,17 +106,18 @@ class Engine:
         settings = self.settings
         y = _as_tensor(image).to(self.device)
         sigma = estimate_sigma(y) if settings.sigma is None else settings.sigma
+        measurement = Measurement.of(y, settings.linear)
         generator = torch.Generator().manual_seed(settings.seed)
         with torch.inference_mode(settings.method != "blinddps"):
             if settings.method == "blinddps":
                 restored, kernel = self._blinddps(y, generator, progress, callback)
             elif settings.kernel is None:
-                kernel, crop = self._kernel(y, sigma, generator, progress, callback)
-                restored = self._restore(y, kernel, sigma, progress)
+                kernel, crop = self._kernel(measurement, sigma, generator, progress, callback)
+                restored = self._restore(measurement, kernel, sigma, progress)
                 callback(Step(settings.effective_steps, settings.effective_steps, crop.of(restored), kernel))
             else:
                 kernel = _given_kernel(settings.kernel, y)
-                restored = self._restore(y, kernel, sigma, progress, callback)
+                restored = self._restore(measurement, kernel, sigma, progress, callback)
         if not torch.isfinite(restored).all():
             raise EstimationError(
                 "The restoration diverged: the result is not a number somewhere. Give another --prior."
@@ -124,7 +126,7 @@ class Engine:
             image=_as_array(restored, image),
             kernel=kernel.cpu().numpy().astype(np.float32),
             sigma=sigma,
-            residual=_residual(restored, y, kernel),
+            residual=_residual(restored, measurement, kernel),
             seconds=time.monotonic() - start,
             method=settings.method,
             prior=self.prior.name,
@@ -134,14 +136,20 @@ class Engine:
         )
 
     def _kernel(
-        self, y: Tensor, sigma: float, generator: torch.Generator, progress: Progress, callback: Callable[[Step], None]
+        self,
+        measurement: Measurement,
+        sigma: float,
+        generator: torch.Generator,
+        progress: Progress,
+        callback: Callable[[Step], None],
     ) -> tuple[Tensor, Tile]:
         """(K, K), estimated on the crop of the photo that tells most, and that crop."""
+        y = measurement.y
         where = informative_crop(y, ESTIMATION_SIDE)
-        crop = where.of(y).mean(dim=1, keepdim=True)
+        crop = measurement.map(where.of).grey()
         grey_sigma = sigma / y.shape[1] ** 0.5  # of the mean over the channels
         progress("first kernel", 0, 1)
-        kernel = _first_kernel(crop, self.settings.kernel_size)
+        kernel = _first_kernel(crop.y, self.settings.kernel_size)
         progress("first kernel", 1, 1)
 
         def report(step: Step) -> None:
@@ -154,14 +162,14 @@ class Engine:
 
     def _restore(
         self,
-        y: Tensor,
+        y: Measurement,
         kernel: Tensor,
         sigma: float,
         progress: Progress,
         callback: Callable[[Step], None] = lambda step: None,
     ) -> Tensor:
         """The whole photo with one kernel, in overlapping tiles; the callback is told of the one in the middle."""
-        height, width = y.shape[-2:]
+        height, width = y.y.shape[-2:]
         radius = kernel.shape[-1] // 2
         tiles = grid(height, width, TILE_SIDE, overlap=2 * radius + 32)
         total = len(tiles) * restoration.STEPS
@@ -175,7 +183,7 @@ class Engine:
                 if index == middle:
                     callback(step)
 
-            pieces.append((tile, restoration.restore(self._denoiser(), tile.of(y), kernel, sigma, callback=report)))
+            pieces.append((tile, restoration.restore(self._denoiser(), y.map(tile.of), kernel, sigma, callback=report)))
         return blend(pieces, height, width, rim=radius)
 
     def _blinddps(
@@ -232,7 +240,7 @@ def restore(image: NDArray[Any], progress: Progress = lambda stage, done, total:
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3): sRGB-encoded, uint8, uint16 or floating point in [0, 1].
         progress: told how far the work is.
-        options: the fields of Settings: method, prior, steps, kernel_size, kernel, sigma, device, seed.
+        options: the fields of Settings: method, prior, steps, kernel_size, kernel, sigma, linear, device, seed.
 
     Returns:
         Result, its image in the shape and type of what was given.
@@ -336,11 +344,12 @@ def _largest_kernel(y: Tensor) -> int:
     return min(y.shape[-2:]) // 2 // 2 * 2 + 1
 
 
-def _residual(restored: Tensor, y: Tensor, kernel: Tensor) -> float:
-    """Over the part of the frame that the unseen border does not reach."""
+def _residual(restored: Tensor, y: Measurement, kernel: Tensor) -> float:
+    """Over the part of the frame that the unseen border does not reach; more light than clipped pixels is no fault."""
     radius = kernel.shape[-1] // 2
-    inner = y[..., radius : y.shape[-2] - radius, radius : y.shape[-1] - radius]
-    return float((blur(restored, kernel) - inner).square().mean().sqrt())
+    inner = y.map(lambda pixels: pixels[..., radius : pixels.shape[-2] - radius, radius : pixels.shape[-1] - radius])
+    rest = inner.unexplained(blur(y.light(restored), kernel))
+    return float(rest.masked_fill(inner.clipped & (rest < 0), 0).square().mean().sqrt())
 
 
 def _as_tensor(image: NDArray[Any]) -> Tensor:

@@ -21,6 +21,7 @@ class Settings:
         kernel_size: side of the kernel's array, odd; None to find it.
         kernel: (K, K) array to use instead of an estimate.
         sigma: standard deviation of the noise on [0, 1]; None to estimate it.
+        linear: whether linear light was blurred, as in a camera, rather than the sRGB-encoded values of the file.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         seed: of everything random.
 
@@ -34,6 +35,7 @@ class Settings:
     kernel_size: int | None = None
     kernel: Any = None
     sigma: float | None = None
+    linear: bool = False
     device: str = "auto"
     seed: int = 0
 
@@ -57,6 +59,8 @@ class Settings:
             raise UsageError("The seed must be a whole number, zero or larger.")
         if self.kernel is not None and self.method == "blinddps":
             raise UsageError("blinddps estimates the kernel. Leave out --kernel, or choose the method fast with it.")
+        if self.linear and self.method == "blinddps":
+            raise UsageError("blinddps blurs encoded values. Leave out --linear, or choose the method fast with it.")
         if self.kernel is not None and self.kernel_size is not None:
             raise UsageError("A kernel that is given has its own size. Leave out --kernel-size.")
 

@@ -16,6 +16,7 @@ from scenes import blurred, decoded, streak
 from syrupy.assertion import SnapshotAssertion
 from typer.testing import CliRunner, Result
 
+import blinddeblur
 from blinddeblur import __version__, photo, weights
 from blinddeblur.cli import app
 
@@ -261,6 +262,19 @@ def test_a_recording_never_replaces_the_photo(tmp_path: Path) -> None:
     assert source.read_bytes() == before
 
 
+def test_linear_light(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png", depth=16)
+    np.save(tmp_path / "k.npy", streak(9, 5))
+    known = ["--kernel", tmp_path / "k.npy", "--device", "cpu"]
+    for name, options in (("light.png", ["--linear"]), ("pixels.png", [])):
+        outcome = run("restore", source, "-o", tmp_path / name, *known, *options)
+        assert outcome.exit_code == 0, outcome.output
+    light, pixels = photo.read(tmp_path / "light.png").pixels, photo.read(tmp_path / "pixels.png").pixels
+    expected = blinddeblur.restore(photo.read(source).pixels, kernel=streak(9, 5), linear=True, device="cpu").image
+    np.testing.assert_allclose(light, expected, atol=1e-4)
+    assert np.abs(light - pixels).max() > 0.02
+
+
 def test_some_failures_do_not_stop_the_others(tmp_path: Path) -> None:
     good = make(tmp_path / "good.png")
     bad = tmp_path / "bad.png"
@@ -322,6 +336,7 @@ def test_photos_that_cannot_be_restored(tmp_path: Path, name: str) -> None:
         (["--steps", "0"], "between 2 and 1000"),
         (["--device", "cuda:9"], "cannot be used here"),
         (["--prior", "nothing"], "no weights named"),
+        (["--method", "blinddps", "--linear"], "encoded values"),
         (["--kernel", "zero.npy"], "nowhere positive"),
         (["--kernel", "negative.npy"], "negative"),
         (["--kernel", "large.npy"], "too many for this photo"),

@@ -135,6 +135,7 @@ def test_the_crop_goes_where_the_texture_is() -> None:
         ({"prior": "nothing"}, UsageError, "no weights named nothing"),
         ({"prior": "kernel"}, UsageError, "of kind kernel"),
         ({"method": "blinddps", "kernel": streak()}, UsageError, "estimates the kernel"),
+        ({"method": "blinddps", "linear": True}, UsageError, "encoded values"),
         ({"kernel_size": 9, "kernel": streak()}, UsageError, "own size"),
         ({"kernel": np.zeros((5, 5))}, KernelError, "something positive"),
         ({"kernel": streak(41, 20)}, KernelError, "at most 25 fit"),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import extend
+from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers.proximal import image_step, kernel_step
 from blinddeblur.samplers.restoration import restore
 from blinddeblur.samplers.schedule import Denoiser, Step, log_spaced
@@ -28,7 +29,7 @@ PRIOR_SHARE = 0.5  # weight of the prior's image relative to variances of sigma^
 
 def sample(
     denoise: Denoiser,
-    y: Tensor,
+    y: Measurement,
     kernel: Tensor,
     sigma: float,
     steps: int = 25,
@@ -39,7 +40,7 @@ def sample(
 
     Args:
         denoise: the image prior.
-        y: (1, C, H, W) in [0, 1], the measurement.
+        y: the measurement, (1, C, H, W).
         kernel: (K, K), the first guess.
         sigma: standard deviation of the noise of y, in image units.
         steps: number of noise levels.

@@ -4,49 +4,80 @@ They take the place of the gradient steps of the paper, need no back-propagation
 in a few conjugate-gradient iterations because each starts from the prior's answer.
 """
 
+import torch
 from torch import Tensor
 
 from blinddeblur.physics.convolution import Convolution, ConvolutionOfKernel, conjugate_gradient, gradients
+from blinddeblur.physics.measurement import Measurement
 
 IMAGE_ITERATIONS = 12
 KERNEL_ITERATIONS = 15
 INERTIA = 0.02  # of the kernel, relative to the energy of the image's gradients
 
 
-def image_step(x0: Tensor, y: Tensor, kernel: Tensor, weight: float) -> Tensor:
-    """argmin over x of |crop(k * x) - y|^2 + weight |x - x0|^2.
+def image_step(x0: Tensor, y: Measurement, kernel: Tensor, weight: float) -> Tensor:
+    """argmin over x of |crop(k * x) - y|^2 + weight |x - x0|^2; in linear light, one Gauss-Newton step towards it.
+
+    In linear light both terms stay in units of pixels: noise there, and the prior's error, grow with the slope of
+    the decoding, so that k * light(x) counts as light(x0) + slope(x0) (x - x0) blurred, over slope(y).
+
+    A clipped pixel counts only where the blurred image would be darker than it. Which ones these are is seen when
+    the others have been solved for.
 
     Args:
         x0: (B, C, H + K - 1, W + K - 1), the prior's image, and the start.
-        y: (B, C, H, W), the measurement.
+        y: the measurement, (B, C, H, W).
         kernel: (K, K).
         weight: variance of the measurement over that of the prior's image.
     """
     blur = Convolution(kernel, (x0.shape[-2], x0.shape[-1]))
+    gain, noise = y.slope(x0), y.slope(y.y)
+    rest = y.unexplained(blur.forward(y.light(x0)))
 
-    def normal(x: Tensor) -> Tensor:
-        return blur.adjoint(blur.forward(x)) + weight * x
+    def forward(change: Tensor) -> Tensor:
+        return blur.forward(gain * change) / noise
 
-    return conjugate_gradient(normal, blur.adjoint(y) + weight * x0, x0, IMAGE_ITERATIONS)
+    def adjoint(pixels: Tensor) -> Tensor:
+        return gain * blur.adjoint(pixels / noise)
+
+    def solved(counts: Tensor, start: Tensor) -> Tensor:
+        def normal(change: Tensor) -> Tensor:
+            return adjoint(counts * forward(change)) + weight * change
+
+        return conjugate_gradient(normal, adjoint(counts * rest), start, IMAGE_ITERATIONS)
+
+    change = solved(~y.clipped, torch.zeros_like(x0))
+    if y.clipped.any():
+        change = solved(~y.clipped | (forward(change) < rest), change)
+    return x0 + change
 
 
-def kernel_step(x0: Tensor, y: Tensor, kernel: Tensor) -> Tensor:
+def kernel_step(x0: Tensor, y: Measurement, kernel: Tensor) -> Tensor:
     """argmin over k of |crop(grad x0 * k) - grad y|^2 + inertia |grad x0|^2 |k - kernel|^2, neither clipped nor scaled.
 
     Gradients rather than values, because edges tell of the blur and flat areas do not; of the mean over the
-    channels, because all share one kernel.
+    channels, because all share one kernel. Those that touch a clipped pixel do not count. Gradients of linear light
+    count in units of pixels, too: over the slope of the decoding.
 
     Args:
         x0: (B, C, H + K - 1, W + K - 1), the prior's image.
-        y: (B, C, H, W), the measurement.
+        y: the measurement, (B, C, H, W).
         kernel: (K, K), the estimate so far, and the start.
     """
-    edges, target = gradients(x0.mean(dim=1, keepdim=True)), gradients(y.mean(dim=1, keepdim=True))
+    y, x0 = y.grey(), y.grey_of(x0)
+    edges, target = gradients(y.light(x0)), gradients(y.light(y.y))
+    power = _of_both_ends(~y.clipped / y.slope(y.y) ** 2)
     blur = ConvolutionOfKernel(edges, kernel.shape[-1])
-    inertia = INERTIA * float((edges**2).sum())
+    inertia = INERTIA * float((gradients(x0) ** 2).sum())
 
     def normal(k: Tensor) -> Tensor:
-        return (blur.adjoint(blur.forward(k[0])) + inertia * k[0])[None]
+        return (blur.adjoint(power * blur.forward(k[0])) + inertia * k[0])[None]
 
-    right = blur.adjoint(target) + inertia * kernel
+    right = blur.adjoint(power * target) + inertia * kernel
     return conjugate_gradient(normal, right[None], kernel[None], KERNEL_ITERATIONS)[0]
+
+
+def _of_both_ends(weight: Tensor) -> Tensor:
+    """The weight of each gradient, the smaller one of its two pixels: (B, C, H, W) -> (2 B, C, H - 1, W - 1)."""
+    here = weight[..., :-1, :-1]
+    return torch.cat([here.minimum(weight[..., :-1, 1:]), here.minimum(weight[..., 1:, :-1])])

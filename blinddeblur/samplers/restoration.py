@@ -10,6 +10,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from blinddeblur.physics.convolution import extend
+from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers.proximal import image_step
 from blinddeblur.samplers.schedule import Denoiser, Step, log_spaced
 
@@ -22,7 +23,7 @@ PRIOR_SHARE = 0.25  # weight of the prior's image relative to variances of sigma
 
 def restore(
     denoise: Denoiser,
-    y: Tensor,
+    y: Measurement,
     kernel: Tensor,
     sigma: float,
     steps: int = STEPS,
@@ -32,7 +33,7 @@ def restore(
 
     Args:
         denoise: the image prior.
-        y: (1, C, H, W) in [0, 1], the measurement.
+        y: the measurement, (1, C, H, W).
         kernel: (K, K).
         sigma: standard deviation of the noise of y, in image units.
         steps: number of noise levels.
@@ -42,8 +43,8 @@ def restore(
         (1, C, H, W): the part of the image within the frame of y.
     """
     radius = kernel.shape[-1] // 2
-    height, width = y.shape[-2:]
-    x = extend(y, radius)
+    height, width = y.y.shape[-2:]
+    x = extend(y.y, radius)
     model_sigma = math.hypot(MODEL_ERROR * sigma, MODEL_FLOOR)
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
         x = image_step(denoise(x, level), y, kernel, PRIOR_SHARE * (model_sigma / level) ** 2)

@@ -1,0 +1,84 @@
+"""What the pixels of a photo say of the light that fell on them; y = crop(k * x) + n is not quite true of all.
+
+A clipped pixel only says that the blurred scene was at least so bright. And light is what blurs, while pixels are
+sRGB-encoded: noise that is even over the pixels is not even over the light.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from blinddeblur.physics.noise import CLIPPED
+
+# sRGB (IEC 61966-2-1): light is x / 12.92 up to the KNEE, ((x + 0.055) / 1.055)^2.4 above.
+KNEE = 0.04045
+TOE = 12.92
+OFFSET = 0.055
+GAMMA = 2.4
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A blurred photo: its pixels, and what they are worth.
+
+    Attributes:
+        y: (B, C, H, W) in [0, 1], sRGB-encoded.
+        clipped: where the scene may have been brighter than y; boolean, in the shape of y. Black pixels are not
+            counted: a scene is never darker than black.
+        linear: whether linear light was blurred, as in a camera, or the encoded values themselves.
+    """
+
+    y: Tensor
+    clipped: Tensor
+    linear: bool
+
+    @classmethod
+    def of(cls, y: Tensor, linear: bool = False) -> "Measurement":
+        """The measurement of pixels (B, C, H, W)."""
+        return cls(y, y > CLIPPED[1], linear)
+
+    def map(self, part: Callable[[Tensor], Tensor]) -> "Measurement":
+        """The same of a part of the frame."""
+        return replace(self, y=part(self.y), clipped=part(self.clipped))
+
+    def grey(self) -> "Measurement":
+        """The mean over the channels, (B, 1, H, W), clipped where any of them is."""
+        return replace(self, y=self.grey_of(self.y), clipped=self.clipped.any(dim=1, keepdim=True))
+
+    def grey_of(self, x: Tensor) -> Tensor:
+        """The mean over the channels of an image x, of what was blurred: (B, C, H, W) -> (B, 1, H, W)."""
+        mean = self.light(x).mean(dim=1, keepdim=True)
+        return encoded(mean) if self.linear else mean
+
+    def light(self, x: Tensor) -> Tensor:
+        """What was blurred, of an encoded image x of any size: linear light, or x itself."""
+        return decoded(x) if self.linear else x
+
+    def slope(self, x: Tensor) -> Tensor:
+        """Its derivative: how much more a change of x counts in light."""
+        return decoding_slope(x) if self.linear else torch.ones_like(x)
+
+    def unexplained(self, blurred: Tensor) -> Tensor:
+        """What is left of the measurement when `blurred` light is taken away, (B, C, H, W) in units of pixels."""
+        return (self.light(self.y) - blurred) / self.slope(self.y)
+
+
+def decoded(x: Tensor) -> Tensor:
+    """sRGB to linear light, going on beyond white, and below black with the sign, as scRGB does (IEC 61966-2-2)."""
+    size = x.abs()
+    return x.sign() * torch.where(size <= KNEE, size / TOE, ((size + OFFSET) / (1 + OFFSET)) ** GAMMA)
+
+
+def encoded(light: Tensor) -> Tensor:
+    """The inverse of `decoded`."""
+    size = light.abs()
+    curve = (1 + OFFSET) * size ** (1 / GAMMA) - OFFSET
+    return light.sign() * torch.where(size <= KNEE / TOE, TOE * size, curve)
+
+
+def decoding_slope(x: Tensor) -> Tensor:
+    """The derivative of `decoded`."""
+    size = x.abs()
+    return torch.where(size <= KNEE, 1 / TOE, GAMMA / (1 + OFFSET) * ((size + OFFSET) / (1 + OFFSET)) ** (GAMMA - 1))
