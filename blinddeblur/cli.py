@@ -65,7 +65,7 @@ def restore(
         str, typer.Option(help="The image prior: a name of download-weights --list, or a folder that train wrote.")
     ] = "photo",
     steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps of the method. (default: 25; blinddps 1000)")
+        int | None, typer.Option(metavar="N", help="Steps of the method. (default: 12; blinddps 1000)")
     ] = None,
     kernel_size: Annotated[
         str, typer.Option(metavar="auto|ODD", help="Side in pixels of the array the kernel has to fit into.")

@@ -6,7 +6,7 @@ share it.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,12 +17,13 @@ from torch import Tensor
 from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError
 from blinddeblur.photo import MINIMUM_SIDE
 from blinddeblur.physics import kernels
-from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.physics.noise import CLIPPED, estimate_sigma
 from blinddeblur.priors import Prior, load_prior
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
-from blinddeblur.samplers import blinddps, fast, first_kernel, restoration
+from blinddeblur.samplers import blinddps, kernel_estimation, restoration
+from blinddeblur.samplers.evidence import residual
+from blinddeblur.samplers.kernel_estimation import Estimate, largest_kernel
 from blinddeblur.samplers.schedule import Denoiser, Step
 from blinddeblur.settings import LARGEST_BLINDDPS_KERNEL, Settings
 from blinddeblur.tiles import Tile, blend, grid
@@ -31,8 +32,6 @@ ESTIMATION_SIDE = 448  # pixels of the crop the kernel is estimated on: more cos
 TILE_SIDE = 512  # pixels of a tile of the restoration
 BLINDDPS_SIDE = 192  # pixels of a tile of blinddps: a gradient through the network needs memory
 NETWORK_OVERLAP = 64  # pixels, where a network of fixed size is tiled
-KERNEL_SIZES = (47, 71, 107, 127)  # tried in turn until the blur fits; smaller ones gain nothing, see RESULTS.md
-RIM = 2  # pixels at the edge of the kernel's array that must be empty
 
 
 class Progress(Protocol):
@@ -80,7 +79,8 @@ class Engine:
     def __post_init__(self) -> None:
         self.device = find_device(self.settings.device)
         self.prior = _load(self.settings.prior, "image", self.device)
-        self.kernel_prior = _load("kernel", "kernel", self.device) if self.settings.method == "blinddps" else None
+        name = "kernel" if self.settings.method == "blinddps" else "photo-kernel"
+        self.kernel_prior = _load(name, "kernel", self.device)
 
     def restore(
         self,
@@ -112,7 +112,8 @@ class Engine:
             if settings.method == "blinddps":
                 restored, kernel = self._blinddps(y, generator, progress, callback)
             elif settings.kernel is None:
-                kernel, crop = self._kernel(measurement, sigma, generator, progress, callback)
+                estimate, crop = self._kernel(measurement, sigma, generator, progress, callback)
+                kernel = estimate.kernel
                 restored = self._restore(measurement, kernel, sigma, progress)
                 callback(Step(settings.effective_steps, settings.effective_steps, crop.of(restored), kernel))
             else:
@@ -126,7 +127,7 @@ class Engine:
             image=_as_array(restored, image),
             kernel=kernel.cpu().numpy().astype(np.float32),
             sigma=sigma,
-            residual=_residual(restored, measurement, kernel),
+            residual=residual(restored, measurement, kernel),
             seconds=time.monotonic() - start,
             method=settings.method,
             prior=self.prior.name,
@@ -142,23 +143,25 @@ class Engine:
         generator: torch.Generator,
         progress: Progress,
         callback: Callable[[Step], None],
-    ) -> tuple[Tensor, Tile]:
-        """(K, K), estimated on the crop of the photo that tells most, and that crop."""
+    ) -> tuple[Estimate, Tile]:
+        """The kernel, estimated on the crop of the photo that tells most, and that crop."""
         y = measurement.y
         where = informative_crop(y, ESTIMATION_SIDE)
         crop = measurement.map(where.of).grey()
         grey_sigma = sigma / y.shape[1] ** 0.5  # of the mean over the channels
+        steps = self.settings.effective_steps
         progress("first kernel", 0, 1)
-        kernel = _first_kernel(crop.y, self.settings.kernel_size)
-        progress("first kernel", 1, 1)
 
         def report(step: Step) -> None:
             progress("kernel", step.index + 1, step.total)
-            callback(step)
+            callback(replace(step, image=where.of(y)) if step.index < 0 else step)
 
-        steps = self.settings.effective_steps
-        callback(Step(-1, steps, where.of(y), kernel))
-        return fast.sample(self._denoiser(), crop, kernel, grey_sigma, steps, generator, report)[1], where
+        def given(photo: Tensor, noise: float) -> Denoiser:
+            return self.kernel_prior.given(photo, noise).denoise
+
+        size = _checked_size(self.settings.kernel_size, y)
+        estimate = kernel_estimation.estimate(self._denoiser(), given, crop, grey_sigma, size, steps, generator, report)
+        return estimate, where
 
     def _restore(
         self,
@@ -174,7 +177,7 @@ class Engine:
         tiles = grid(height, width, TILE_SIDE, overlap=2 * radius + 32)
         total = len(tiles) * restoration.STEPS
         middle = len(tiles) // 2
-        callback(Step(-1, restoration.STEPS, tiles[middle].of(y), kernel))
+        callback(Step(-1, restoration.STEPS, tiles[middle].of(y.y), kernel))
         pieces = []
         for index, tile in enumerate(tiles):
 
@@ -189,8 +192,7 @@ class Engine:
     def _blinddps(
         self, y: Tensor, generator: torch.Generator, progress: Progress, callback: Callable[[Step], None]
     ) -> tuple[Tensor, Tensor]:
-        assert self.kernel_prior is not None
-        size = _checked_size(self.settings.kernel_size, y) or min(LARGEST_BLINDDPS_KERNEL, _largest_kernel(y))
+        size = _checked_size(self.settings.kernel_size, y) or min(LARGEST_BLINDDPS_KERNEL, largest_kernel(y))
         fixed = self.prior.image_size
         side = BLINDDPS_SIDE if fixed is None else fixed - (size - 1)
         height, width = y.shape[-2:]
@@ -303,20 +305,6 @@ def _load(name: str, kind: str, device: torch.device) -> Prior:
     return prior
 
 
-def _first_kernel(crop: Tensor, size: int | None) -> Tensor:
-    """The first guess, on an array that grows until the rim of the estimate is empty, unless its size is given."""
-    limit = _largest_kernel(crop)
-    asked = _checked_size(size, crop)
-    if asked is not None:
-        return first_kernel.first_kernel(crop, asked)
-    for candidate in KERNEL_SIZES:
-        kernel = first_kernel.first_kernel(crop, min(candidate, limit))
-        inner = kernel[RIM:-RIM, RIM:-RIM]
-        if candidate >= limit or float(inner.sum()) > 0.999:
-            break
-    return kernel
-
-
 def _given_kernel(kernel: NDArray[Any], y: Tensor) -> Tensor:
     """A kernel of the user's as (K, K) on the device, square, odd and normalised."""
     values = torch.from_numpy(np.asarray(kernel, dtype=np.float32))
@@ -326,30 +314,17 @@ def _given_kernel(kernel: NDArray[Any], y: Tensor) -> Tensor:
     size = max(rows, columns) // 2 * 2 + 1
     top, left = (size - rows) // 2, (size - columns) // 2
     square = torch.nn.functional.pad(values, (left, size - columns - left, top, size - rows - top))
-    limit = _largest_kernel(y)
+    limit = largest_kernel(y)
     if size > limit:
         raise KernelError(f"The kernel has {rows}x{columns} pixels, too many for this photo: at most {limit} fit.")
     return kernels.normalise(square).to(y.device)
 
 
 def _checked_size(size: int | None, y: Tensor) -> int | None:
-    limit = _largest_kernel(y)
+    limit = largest_kernel(y)
     if size is not None and size > limit:
         raise KernelError(f"A kernel of {size} pixels is too large for this photo: at most {limit} fit.")
     return size
-
-
-def _largest_kernel(y: Tensor) -> int:
-    """The largest odd kernel that leaves half of the shorter side to look at."""
-    return min(y.shape[-2:]) // 2 // 2 * 2 + 1
-
-
-def _residual(restored: Tensor, y: Measurement, kernel: Tensor) -> float:
-    """Over the part of the frame that the unseen border does not reach; more light than clipped pixels is no fault."""
-    radius = kernel.shape[-1] // 2
-    inner = y.map(lambda pixels: pixels[..., radius : pixels.shape[-2] - radius, radius : pixels.shape[-1] - radius])
-    rest = inner.unexplained(blur(y.light(restored), kernel))
-    return float(rest.masked_fill(inner.clipped & (rest < 0), 0).square().mean().sqrt())
 
 
 def _as_tensor(image: NDArray[Any]) -> Tensor:

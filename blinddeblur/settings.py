@@ -5,7 +5,7 @@ from typing import Any
 
 from blinddeblur.errors import KernelError, UsageError
 
-METHODS = {"fast": 25, "blinddps": 1000}  # and how many steps each takes by default
+METHODS = {"fast": 12, "blinddps": 1000}  # and how many steps each takes by default
 LARGEST_KERNEL = 127  # pixels
 LARGEST_BLINDDPS_KERNEL = 63  # pixels; what a kernel prior has learned, on arrays of 64
 

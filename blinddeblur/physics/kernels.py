@@ -76,6 +76,13 @@ def fitted(kernel: Tensor, size: int) -> Tensor:
     return normalise(F.pad(kernel, (margin, margin, margin, margin)))
 
 
+def trimmed(kernel: Tensor, margin: int) -> Tensor:
+    """A (K, K) kernel on the smallest odd array about its middle that leaves `margin` empty pixels around it."""
+    size = kernel.shape[-1]
+    reach = int((torch.nonzero(kernel > 0) - size // 2).abs().max())
+    return fitted(kernel, min(size, 2 * (reach + margin) + 1))
+
+
 def from_prior(u: Tensor, size: int) -> Tensor:
     """(..., 1, 64, 64) in [0, 1] as a kernel prior sees it -> (..., 1, K, K) kernels about index 32; K odd, at most 63.
 

@@ -20,6 +20,7 @@ from blinddeblur.samplers.proximal import image_step, kernel_step
 from blinddeblur.samplers.restoration import restore
 from blinddeblur.samplers.schedule import Denoiser, Step, log_spaced
 
+STEPS = 12
 # Measured on Levin's photos and on Kodak's under random kernels; see benchmarks/RESULTS.md.
 SIGMAS = (0.15, 0.05)  # above, edges are lost that the first kernel had found; below, ringing is fitted
 MODEL_ERROR = 3.0  # the error of the kernel counts as noise: this many times the measured sigma,
@@ -32,7 +33,7 @@ def sample(
     y: Measurement,
     kernel: Tensor,
     sigma: float,
-    steps: int = 25,
+    steps: int = STEPS,
     generator: torch.Generator | None = None,
     callback: Callable[[Step], None] = lambda step: None,
 ) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from blinddeblur.physics.measurement import Measurement
 
 IMAGE_ITERATIONS = 12
 KERNEL_ITERATIONS = 15
-INERTIA = 0.02  # of the kernel, relative to the energy of the image's gradients
+INERTIA = 0.3  # of the kernel, relative to the energy of the image's gradients
 
 
 def image_step(x0: Tensor, y: Measurement, kernel: Tensor, weight: float) -> Tensor:

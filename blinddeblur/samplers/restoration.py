@@ -45,8 +45,13 @@ def restore(
     radius = kernel.shape[-1] // 2
     height, width = y.y.shape[-2:]
     x = extend(y.y, radius)
-    model_sigma = math.hypot(MODEL_ERROR * sigma, MODEL_FLOOR)
+    model_sigma = model_error(sigma)
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
         x = image_step(denoise(x, level), y, kernel, PRIOR_SHARE * (model_sigma / level) ** 2)
         callback(Step(index, steps, x, kernel))
     return x[..., radius : radius + height, radius : radius + width]
+
+
+def model_error(sigma: float) -> float:
+    """Standard deviation of what the best restoration leaves of a photo with noise sigma, in image units."""
+    return math.hypot(MODEL_ERROR * sigma, MODEL_FLOOR)

@@ -1,0 +1,112 @@
+"""The kernel of a photo that nobody knows: two kinds of first guess, the more evident one refined by diffusion."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from blinddeblur.physics import kernels
+from blinddeblur.physics.measurement import Measurement
+from blinddeblur.samplers import fast
+from blinddeblur.samplers.evidence import log_evidence
+from blinddeblur.samplers.first_kernel import first_kernel
+from blinddeblur.samplers.learned_kernel import SMALLEST_PHOTO, learned_kernel
+from blinddeblur.samplers.schedule import Denoiser, Step
+
+SIZES = (
+    47,
+    71,
+    107,
+    127,
+)  # of the classical guess, tried until the blur fits; smaller ones gain nothing
+RIM = 2  # pixels at the edge of the kernel's array that must be empty
+MARGIN = 4  # empty pixels around a guess: room for what the refinement adds
+JUDGED_SIDE = 256  # pixels of the part of the photo by which kernels are judged
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What was found.
+
+    Attributes:
+        kernel: (K, K).
+        evidence: its logarithm for a pixel, see evidence.py.
+    """
+
+    kernel: Tensor
+    evidence: float
+
+
+def estimate(
+    denoise: Denoiser,
+    given: Callable[[Tensor, float], Denoiser],
+    y: Measurement,
+    sigma: float,
+    size: int | None = None,
+    steps: int = fast.STEPS,
+    generator: torch.Generator | None = None,
+    callback: Callable[[Step], None] = lambda step: None,
+) -> Estimate:
+    """Estimate the kernel of a grey photo.
+
+    Args:
+        denoise: the image prior.
+        given: makes the prior p(k | y) of a photo and the standard deviation of its noise.
+        y: (1, 1, H, W), the measurement.
+        sigma: standard deviation of its noise, in image units.
+        size: K, odd; None to find it.
+        steps: of the diffusion.
+        generator: of the injected noise, on the CPU.
+        callback: told of every step, beginning with the first guess.
+
+    Raises:
+        EstimationError: nothing is left of a guess, as in a photo without any texture.
+    """
+    height, width = y.y.shape[-2:]
+    rows, columns = ((side - min(side, JUDGED_SIDE)) // 2 for side in (height, width))
+    judged = y.map(lambda pixels: pixels[..., rows : height - rows, columns : width - columns])
+
+    def judge(kernel: Tensor) -> Estimate:
+        return Estimate(kernel, log_evidence(denoise, judged, kernel, sigma))
+
+    guesses = [classical_guess(y.y, size), *learned_guesses(given, y.y, sigma, size)]
+    if size is None:
+        guesses = [kernels.trimmed(guess, MARGIN) for guess in guesses]
+    first = max((judge(guess) for guess in guesses), key=lambda estimate: estimate.evidence)
+    callback(Step(-1, steps, y.y, first.kernel))
+    _, refined = fast.sample(denoise, y, first.kernel, sigma, steps, generator, callback)
+    return max(judge(refined), first, key=lambda estimate: estimate.evidence)
+
+
+def classical_guess(y: Tensor, size: int | None) -> Tensor:
+    """By salient edges, on an array that grows until the rim of the estimate is empty, unless its size is given."""
+    limit = largest_kernel(y)
+    for candidate in SIZES if size is None else (size,):
+        kernel = first_kernel(y, min(candidate, limit))
+        if candidate >= limit or float(kernel[RIM:-RIM, RIM:-RIM].sum()) > 0.999:
+            break
+    return kernel
+
+
+def learned_guesses(
+    given: Callable[[Tensor, float], Denoiser], y: Tensor, sigma: float, size: int | None
+) -> list[Tensor]:
+    """By the conditioned prior, which knows kernels up to 63 pixels: and of the photo at half its size, up to 125."""
+    limit, known = min(size or SIZES[-1], largest_kernel(y)), kernels.PRIOR_SIZE - 1
+    guesses = []
+    for scale in (1, 2):
+        small = F.avg_pool2d(y, scale)
+        if min(small.shape[-2:]) < SMALLEST_PHOTO or (scale > 1 and limit <= known):
+            break
+        guess = learned_kernel(given(small, sigma / scale), y.device, min(known, largest_kernel(small)))
+        if scale > 1:
+            guess = kernels.resized(guess, scale * guess.shape[-1] - 1, scale)
+        guesses.append(kernels.fitted(guess, size or min(guess.shape[-1], limit)))
+    return guesses
+
+
+def largest_kernel(y: Tensor) -> int:
+    """The largest odd kernel that leaves half of the shorter side to look at."""
+    return min(y.shape[-2:]) // 2 // 2 * 2 + 1
