@@ -327,7 +327,7 @@ def _residual(restored: Tensor, y: Measurement, kernel: Tensor) -> float:
     """Over the part of the frame that the unseen border does not reach; more light than clipped pixels is no fault."""
     radius = kernel.shape[-1] // 2
     inner = y.map(lambda pixels: pixels[..., radius : pixels.shape[-2] - radius, radius : pixels.shape[-1] - radius])
-    rest = inner.unexplained(blur(y.light(restored), kernel))
+    rest = (inner.light(inner.y) - blur(inner.light(restored), kernel)) / inner.slope(inner.y)
     return float(rest.masked_fill(inner.clipped & (rest < 0), 0).square().mean().sqrt())
 
 
