@@ -57,12 +57,8 @@ class Measurement:
         return decoded(x) if self.linear else x
 
     def slope(self, x: Tensor) -> Tensor:
-        """Its derivative: how much more a change of x counts in light."""
-        return decoding_slope(x) if self.linear else torch.ones_like(x)
-
-    def unexplained(self, blurred: Tensor) -> Tensor:
-        """What is left of the measurement when `blurred` light is taken away, (B, C, H, W) in units of pixels."""
-        return (self.light(self.y) - blurred) / self.slope(self.y)
+        """Its derivative: how much more a change of x counts in light; a single 1 where light is x itself."""
+        return decoding_slope(x) if self.linear else x.new_ones(())
 
 
 def decoded(x: Tensor) -> Tensor:

@@ -46,5 +46,5 @@ def residual(x: Tensor, y: Measurement, kernel: Tensor) -> float:
     """
     radius = kernel.shape[-1] // 2
     inner = y.map(lambda pixels: pixels[..., radius : pixels.shape[-2] - radius, radius : pixels.shape[-1] - radius])
-    rest = inner.unexplained(blur(y.light(x), kernel))
+    rest = (inner.light(inner.y) - blur(inner.light(x), kernel)) / inner.slope(inner.y)
     return math.sqrt(float(rest.masked_fill(inner.clipped & (rest < 0), 0).square().mean()))

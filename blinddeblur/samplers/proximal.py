@@ -31,25 +31,21 @@ def image_step(x0: Tensor, y: Measurement, kernel: Tensor, weight: float) -> Ten
         weight: variance of the measurement over that of the prior's image.
     """
     blur = Convolution(kernel, (x0.shape[-2], x0.shape[-1]))
-    gain, noise = y.slope(x0), y.slope(y.y)
-    rest = y.unexplained(blur.forward(y.light(x0)))
-
-    def forward(change: Tensor) -> Tensor:
-        return blur.forward(gain * change) / noise
-
-    def adjoint(pixels: Tensor) -> Tensor:
-        return gain * blur.adjoint(pixels / noise)
+    gain, power = y.slope(x0), 1 / y.slope(y.y) ** 2
+    target = y.light(y.y) - blur.forward(y.light(x0) - gain * x0)  # for gain * x; light itself where that is x
 
     def solved(counts: Tensor, start: Tensor) -> Tensor:
-        def normal(change: Tensor) -> Tensor:
-            return adjoint(counts * forward(change)) + weight * change
+        trust = counts * power
 
-        return conjugate_gradient(normal, adjoint(counts * rest), start, IMAGE_ITERATIONS)
+        def normal(x: Tensor) -> Tensor:
+            return gain * blur.adjoint(trust * blur.forward(gain * x)) + weight * x
 
-    change = solved(~y.clipped, torch.zeros_like(x0))
+        return conjugate_gradient(normal, gain * blur.adjoint(trust * target) + weight * x0, start, IMAGE_ITERATIONS)
+
+    x = solved(~y.clipped, x0)
     if y.clipped.any():
-        change = solved(~y.clipped | (forward(change) < rest), change)
-    return x0 + change
+        x = solved(~y.clipped | (blur.forward(gain * x) < target), x)
+    return x
 
 
 def kernel_step(x0: Tensor, y: Measurement, kernel: Tensor) -> Tensor:
