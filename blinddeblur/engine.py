@@ -22,8 +22,8 @@ from blinddeblur.physics.noise import CLIPPED, estimate_sigma
 from blinddeblur.priors import Prior, load_prior
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
 from blinddeblur.samplers import blinddps, kernel_estimation, restoration
-from blinddeblur.samplers.evidence import residual
-from blinddeblur.samplers.kernel_estimation import Estimate, largest_kernel
+from blinddeblur.samplers.evidence import Estimate, residual
+from blinddeblur.samplers.kernel_estimation import largest_kernel
 from blinddeblur.samplers.schedule import Denoiser, Step
 from blinddeblur.settings import LARGEST_BLINDDPS_KERNEL, Settings
 from blinddeblur.tiles import Tile, blend, grid

@@ -1,7 +1,6 @@
 """The kernel of a photo that nobody knows: two kinds of first guess, the more evident one refined by diffusion."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch.nn import functional as F
 from blinddeblur.physics import kernels
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers import fast
-from blinddeblur.samplers.evidence import log_evidence
+from blinddeblur.samplers.evidence import Estimate, judge
 from blinddeblur.samplers.first_kernel import first_kernel
 from blinddeblur.samplers.learned_kernel import SMALLEST_PHOTO, learned_kernel
 from blinddeblur.samplers.schedule import Denoiser, Step
@@ -23,20 +22,9 @@ SIZES = (
 )  # of the classical guess, tried until the blur fits; smaller ones gain nothing
 RIM = 2  # pixels at the edge of the kernel's array that must be empty
 MARGIN = 4  # empty pixels around a guess: room for what the refinement adds
+MOST_ROUNDS = 4  # of refinement,
+LEAST_GAIN = 0.15  # as long as the evidence, for a pixel, gains more than this
 JUDGED_SIDE = 256  # pixels of the part of the photo by which kernels are judged
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What was found.
-
-    Attributes:
-        kernel: (K, K).
-        evidence: its logarithm for a pixel, see evidence.py.
-    """
-
-    kernel: Tensor
-    evidence: float
 
 
 def estimate(
@@ -66,18 +54,24 @@ def estimate(
     """
     height, width = y.y.shape[-2:]
     rows, columns = ((side - min(side, JUDGED_SIDE)) // 2 for side in (height, width))
-    judged = y.map(lambda pixels: pixels[..., rows : height - rows, columns : width - columns])
+    part = y.map(lambda pixels: pixels[..., rows : height - rows, columns : width - columns])
 
-    def judge(kernel: Tensor) -> Estimate:
-        return Estimate(kernel, log_evidence(denoise, judged, kernel, sigma))
+    def judged(kernel: Tensor) -> Estimate:
+        return judge(denoise, part, kernel, sigma)
 
     guesses = [classical_guess(y.y, size), *learned_guesses(given, y.y, sigma, size)]
     if size is None:
         guesses = [kernels.trimmed(guess, MARGIN) for guess in guesses]
-    first = max((judge(guess) for guess in guesses), key=lambda estimate: estimate.evidence)
-    callback(Step(-1, steps, y.y, first.kernel))
-    _, refined = fast.sample(denoise, y, first.kernel, sigma, steps, generator, callback)
-    return max(judge(refined), first, key=lambda estimate: estimate.evidence)
+    found = [max((judged(guess) for guess in guesses), key=_evidence)]
+    callback(Step(-1, steps, y.y, found[0].kernel))
+    while len(found) <= MOST_ROUNDS and (len(found) == 1 or found[-1].evidence > found[-2].evidence + LEAST_GAIN):
+        _, refined = fast.sample(denoise, y, found[-1].kernel, sigma, steps, generator, callback)
+        found.append(judged(kernels.trimmed(refined, MARGIN) if size is None else refined))
+    return max(found, key=_evidence)
+
+
+def _evidence(estimate: Estimate) -> float:
+    return estimate.evidence
 
 
 def classical_guess(y: Tensor, size: int | None) -> Tensor:
@@ -103,6 +97,8 @@ def learned_guesses(
         guess = learned_kernel(given(small, sigma / scale), y.device, min(known, largest_kernel(small)))
         if scale > 1:
             guess = kernels.resized(guess, scale * guess.shape[-1] - 1, scale)
+            if kernels.trimmed(guess, 0).shape[-1] <= known:
+                break  # the other one sees it better
         guesses.append(kernels.fitted(guess, size or min(guess.shape[-1], limit)))
     return guesses
 
