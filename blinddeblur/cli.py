@@ -78,12 +78,18 @@ def restore(
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random: the same seed, the same result.")] = 0,
+    samples: Annotated[
+        int, typer.Option(metavar="N", help="Also N other images that explain the photo, and an uncertainty map.")
+    ] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each photo.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Deblur photos: NAME.deblurred.EXT, NAME.kernel.png and NAME.kernel.npy are written for each.
+
+    With --samples also NAME.sample-1.EXT and so on, and how far each pixel can be trusted: NAME.uncertainty.png, where
+    white is a standard deviation of 0.1 and more, and NAME.uncertainty.npy, where white of the photo is 1.
 
     Exit codes: 0 all restored, 1 some failed, 2 wrong usage, 3 weights missing or not as listed.
     """
@@ -102,8 +108,9 @@ def restore(
             sigma=_number("--sigma", sigma, float),
             device=device,
             seed=seed,
+            samples=samples,
         )
-        jobs: list[Job] = plan(photos, output)
+        jobs: list[Job] = plan(photos, output, samples)
         return SOME_FAILED if run(jobs, settings, console, overwrite=overwrite) else 0
 
     _finish(console, work)

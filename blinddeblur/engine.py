@@ -21,7 +21,7 @@ from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.noise import CLIPPED, estimate_sigma
 from blinddeblur.priors import Prior, load_prior
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
-from blinddeblur.samplers import blinddps, fast, first_kernel, restoration
+from blinddeblur.samplers import blinddps, fast, first_kernel, posterior, restoration
 from blinddeblur.samplers.schedule import Denoiser, Step
 from blinddeblur.settings import LARGEST_BLINDDPS_KERNEL, Settings
 from blinddeblur.tiles import Tile, blend, grid
@@ -50,6 +50,10 @@ class Result:
         sigma: standard deviation of the photo's noise, in [0, 1].
         residual: root mean square of what the restored photo, blurred again, leaves of the measurement, in [0, 1].
         seconds: that the whole took.
+        samples: (N, H, W[, C]), sharp images that all explain the photo, otherwise like `image`; None if none were
+            asked for, or if they were handed over one by one.
+        uncertainty: (H, W[, C]) float32 in [0, 1], the standard deviation of the error that `image` is expected to
+            have; None if no samples were asked for.
         method, prior, checksum, seed, steps: how it was made; checksum is the sha256 of the prior's weights.
     """
 
@@ -63,6 +67,8 @@ class Result:
     checksum: str | None
     seed: int
     steps: int
+    samples: NDArray[Any] | None = None
+    uncertainty: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -86,6 +92,7 @@ class Engine:
         image: NDArray[Any],
         progress: Progress = lambda stage, done, total: None,
         callback: Callable[[Step], None] = lambda step: None,
+        keep: Callable[[int, NDArray[Any]], None] | None = None,
     ) -> Result:
         """Restore one photo.
 
@@ -93,6 +100,8 @@ class Engine:
             image: (H, W), (H, W, 1) or (H, W, 3): sRGB-encoded, uint8, uint16 or floating point in [0, 1].
             progress: told how far the work is.
             callback: told of every step of the sampler, with tensors.
+            keep: given each sample, with its index from 0, once it is drawn. The result then holds none: those of a
+                large photo need much memory.
 
         Raises:
             PhotoError: an array that is no photo, or too small.
@@ -110,10 +119,15 @@ class Engine:
             else:
                 kernel = self._kernel(y, sigma, generator, progress, callback)
                 restored = self._restore(y, kernel, sigma, progress)
-        if not torch.isfinite(restored).all():
-            raise EstimationError(
-                "The restoration diverged: the result is not a number somewhere. Give another --prior."
-            )
+            _check_finite(restored)
+            samples: list[NDArray[Any]] = []
+            spread = torch.zeros_like(y)
+            for index in range(settings.samples):
+                drawn = self._sample(index, y, kernel, sigma, generator, progress)
+                _check_finite(drawn)
+                spread += (drawn.clamp(0, 1) - restored.clamp(0, 1)).square() / settings.samples
+                pixels = _as_array(drawn, image)
+                keep(index, pixels) if keep else samples.append(pixels)
         return Result(
             image=_as_array(restored, image),
             kernel=kernel.cpu().numpy().astype(np.float32),
@@ -125,6 +139,8 @@ class Engine:
             checksum=self.prior.checksum,
             seed=settings.seed,
             steps=settings.effective_steps,
+            samples=np.stack(samples) if samples else None,
+            uncertainty=_as_float(posterior.uncertainty(spread), image) if settings.samples else None,
         )
 
     def _kernel(
@@ -133,8 +149,7 @@ class Engine:
         """(K, K): given, or estimated on the crop of the photo that tells most."""
         if self.settings.kernel is not None:
             return _given_kernel(self.settings.kernel, y)
-        crop = informative_crop(y, ESTIMATION_SIDE).of(y).mean(dim=1, keepdim=True)
-        grey_sigma = sigma / y.shape[1] ** 0.5  # of the mean over the channels
+        crop, grey_sigma = _estimation_crop(y, sigma)
         progress("first kernel", 0, 1)
         kernel = _first_kernel(crop, self.settings.kernel_size)
         progress("first kernel", 1, 1)
@@ -160,6 +175,32 @@ class Engine:
 
             pieces.append((tile, restoration.restore(self._denoiser(), tile.of(y), kernel, sigma, callback=report)))
         return blend(pieces, height, width, rim=radius)
+
+    def _sample(
+        self, index: int, y: Tensor, kernel: Tensor, sigma: float, generator: torch.Generator, progress: Progress
+    ) -> Tensor:
+        """(1, C, H, W): one sample of the posterior, of the kernel too if that is estimated, starting from what was."""
+        settings = self.settings
+        kernel_steps = settings.effective_steps if settings.kernel is None else 0
+        steps = kernel_steps + posterior.STEPS
+
+        def report(done: int) -> None:
+            progress("samples", index * steps + done, settings.samples * steps)
+
+        if kernel_steps:
+            crop, grey_sigma = _estimation_crop(y, sigma)
+            _, kernel = fast.sample(
+                self._denoiser(), crop, kernel, grey_sigma, kernel_steps, generator, lambda step: report(step.index + 1)
+            )
+        return posterior.sample(
+            self._denoiser(),
+            y,
+            kernel,
+            sigma,
+            grid(y.shape[-2], y.shape[-1], TILE_SIDE, overlap=2 * kernel.shape[-1] + 32),
+            generator,
+            callback=lambda step: report(kernel_steps + step.index + 1),
+        )
 
     def _blinddps(
         self, y: Tensor, generator: torch.Generator, progress: Progress, callback: Callable[[Step], None]
@@ -212,7 +253,7 @@ def restore(image: NDArray[Any], progress: Progress = lambda stage, done, total:
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3): sRGB-encoded, uint8, uint16 or floating point in [0, 1].
         progress: told how far the work is.
-        options: the fields of Settings: method, prior, steps, kernel_size, kernel, sigma, device, seed.
+        options: the fields of Settings: method, prior, steps, kernel_size, kernel, sigma, device, seed, samples.
 
     Returns:
         Result, its image in the shape and type of what was given.
@@ -266,6 +307,17 @@ def informative_crop(y: Tensor, side: int) -> Tile:
         return (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2) ** 0.5
 
     return max(grid(height, width, side, overlap=side // 2), key=score)
+
+
+def _estimation_crop(y: Tensor, sigma: float) -> tuple[Tensor, float]:
+    """The grey crop that the kernel is estimated on, (1, 1, h, w), and the standard deviation of its noise."""
+    crop = informative_crop(y, ESTIMATION_SIDE).of(y).mean(dim=1, keepdim=True)
+    return crop, sigma / y.shape[1] ** 0.5
+
+
+def _check_finite(restored: Tensor) -> None:
+    if not torch.isfinite(restored).all():
+        raise EstimationError("The restoration diverged: the result is not a number somewhere. Give another --prior.")
 
 
 def _load(name: str, kind: str, device: torch.device) -> Prior:
@@ -344,9 +396,14 @@ def _as_tensor(image: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
 
 
+def _as_float(values: Tensor, image: NDArray[Any]) -> NDArray[np.float32]:
+    """(1, C, H, W) -> the shape of `image`."""
+    return values[0].permute(1, 2, 0).cpu().numpy().reshape(np.asarray(image).shape)
+
+
 def _as_array(restored: Tensor, image: NDArray[Any]) -> NDArray[Any]:
     """(1, C, H, W) -> the shape and type of `image`."""
-    pixels = restored[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy().reshape(np.asarray(image).shape)
+    pixels = _as_float(restored.clamp(0, 1), image)
     dtype = np.asarray(image).dtype
     if dtype.kind == "u":
         top = np.iinfo(dtype).max

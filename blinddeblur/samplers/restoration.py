@@ -44,8 +44,13 @@ def restore(
     radius = kernel.shape[-1] // 2
     height, width = y.shape[-2:]
     x = extend(y, radius)
-    model_sigma = math.hypot(MODEL_ERROR * sigma, MODEL_FLOOR)
+    error = model_sigma(sigma)
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
-        x = image_step(denoise(x, level), y, kernel, PRIOR_SHARE * (model_sigma / level) ** 2)
+        x = image_step(denoise(x, level), y, kernel, PRIOR_SHARE * (error / level) ** 2)
         callback(Step(index, steps, x, kernel))
     return x[..., radius : radius + height, radius : radius + width]
+
+
+def model_sigma(sigma: float) -> float:
+    """Standard deviation of what the measurement holds beside the blurred image: its noise, and our kernel's error."""
+    return math.hypot(MODEL_ERROR * sigma, MODEL_FLOOR)
