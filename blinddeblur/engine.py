@@ -189,9 +189,10 @@ class Engine:
 
         if kernel_steps:
             crop, grey_sigma = _estimation_crop(y, sigma)
-            _, kernel = fast.sample(
+            _, own = fast.sample(
                 self._denoiser(), crop, kernel, grey_sigma, kernel_steps, generator, lambda step: report(step.index + 1)
             )
+            kernel = kernels.aligned(own, kernel)  # else the shift that nothing tells would count as uncertainty
         return posterior.sample(
             self._denoiser(),
             y,

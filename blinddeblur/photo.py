@@ -190,7 +190,8 @@ def write_uncertainty(uncertainty: Array, stem: Path, *, overwrite: bool = False
     for path in (picture, array):
         check_free(path, overwrite=overwrite)
     write_bytes(_npy(uncertainty[..., 0] if uncertainty.shape[2] == 1 else uncertainty), array, overwrite=overwrite)
-    write(Photo(uncertainty / np.float32(_UNCERTAINTY_WHITE), depth=16), picture, overwrite=overwrite)
+    preview = (uncertainty / _UNCERTAINTY_WHITE).astype(np.float32)
+    write(Photo(preview, depth=16), picture, overwrite=overwrite)
     return picture, array
 
 
