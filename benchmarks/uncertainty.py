@@ -65,7 +65,7 @@ def blurred_crop(path: Path, side: int, rng: np.random.Generator) -> tuple[Array
 
 
 def shifted_onto(x: Array, restored: Array) -> Array:
-    """The truth shifted to where it fits the restored image best, to a quarter of a pixel: no method can know the shift."""
+    """The truth moved to where it fits the restored image best, in quarters of a pixel: no method knows the shift."""
     best = (0.0, 0.0)
     for step, reach in ((1.0, REACH), (0.5, 1), (0.25, 1)):
         moves = step * np.arange(-reach, reach + 1)

@@ -200,7 +200,8 @@ class Engine:
             sigma,
             grid(y.shape[-2], y.shape[-1], TILE_SIDE, overlap=2 * kernel.shape[-1] + 32),
             generator,
-            callback=lambda step: report(kernel_steps + step.index + 1),
+            posterior.STEPS,
+            lambda step: report(kernel_steps + step.index + 1),
         )
 
     def _blinddps(

@@ -277,9 +277,15 @@ def test_wrong_usage_exits_with_2(tmp_path: Path, options: list[str], words: str
     assert files(tmp_path) == before
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blinddeblur.samplers.posterior.STEPS", 2)
+
+
 SAMPLED = ("sample-1.png", "sample-2.png", "uncertainty.png", "uncertainty.npy")
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_samples_lie_beside_the_photo_and_are_like_it(tmp_path: Path) -> None:
     source = make(tmp_path / "a.png", depth=16, alpha=True)
     result = run("restore", tmp_path, "--samples", "2", "--json", *QUICK)
@@ -302,6 +308,7 @@ def test_samples_lie_beside_the_photo_and_are_like_it(tmp_path: Path) -> None:
     assert files(tmp_path) == written
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_samples_of_an_output_file_are_named_after_it(tmp_path: Path) -> None:
     source = make(tmp_path / "a.png", channels=1)
     result = run("restore", source, "-o", tmp_path / "sharp.v2.tiff", "--samples", "2", "--verbose", *QUICK)

@@ -21,6 +21,11 @@ from blinddeblur.tiles import Tile
 QUICK = {"steps": 3, "kernel_size": 9, "device": "cpu"}
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posterior, "STEPS", 3)
+
+
 def gaussian_denoiser(x: Tensor, sigma: float) -> Tensor:
     """The prior N(1/2, SIGMA_DATA^2) of independent pixels, whose posterior under any blur is Gaussian."""
     share = posterior.SIGMA_DATA**2 / (posterior.SIGMA_DATA**2 + sigma**2)
@@ -49,7 +54,7 @@ def test_samples_of_a_gaussian_prior_have_the_mean_and_variance_of_the_posterior
     # The samples are channels, which this prior and the blur treat one by one.
     whole = [Tile(0, 0, side, side)]
     stack = y.expand(-1, number, -1, -1)
-    samples = posterior.sample(gaussian_denoiser, stack, kernel, sigma, whole, generator, steps=200)[0]
+    samples = posterior.sample(gaussian_denoiser, stack, kernel, sigma, whole, generator, 200)[0]
     assert float(samples.var(dim=0).mean() / variance.mean()) == pytest.approx(1, abs=0.06)
     assert float((samples.mean(dim=0) - mean).square().mean() / variance.mean()) < 3 / number
     by_pixel = samples.var(dim=0) / variance  # as far as 200 samples tell: within four standard deviations, 10 % each
@@ -57,6 +62,7 @@ def test_samples_of_a_gaussian_prior_have_the_mean_and_variance_of_the_posterior
     assert float(by_pixel.max()) < 1.4
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_the_restored_photo_stays_what_it_is_without_samples() -> None:
     _, y = blurred(48, 56, 3, streak(9, 5))
     plain = blinddeblur.restore(y, **QUICK)
@@ -67,9 +73,11 @@ def test_the_restored_photo_stays_what_it_is_without_samples() -> None:
     assert np.array_equal(plain.kernel, sampled.kernel)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("shape", [(48, 56), (48, 56, 1), (48, 56, 3)])
-def test_samples_and_map_have_the_shape_of_the_photo(dtype: type, shape: tuple[int, ...]) -> None:
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((48, 56), np.uint16), ((48, 56, 1), np.float32), ((48, 56, 3), np.uint8)]
+)
+def test_samples_and_map_have_the_shape_of_the_photo(shape: tuple[int, ...], dtype: type) -> None:
     _, y = blurred(48, 56, shape[2] if len(shape) == 3 else 1, streak(9, 5))
     scale = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
     result = blinddeblur.restore((y.reshape(shape) * scale).astype(dtype), kernel=streak(9, 5), samples=2, device="cpu")
@@ -82,6 +90,7 @@ def test_samples_and_map_have_the_shape_of_the_photo(dtype: type, shape: tuple[i
     assert 0 < result.uncertainty.min() <= result.uncertainty.max() < 1
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_same_seed_same_samples_and_more_samples_begin_with_the_same() -> None:
     _, y = blurred(48, 56, 1, streak(9, 5))
     first, again, more, other = (
@@ -95,15 +104,17 @@ def test_same_seed_same_samples_and_more_samples_begin_with_the_same() -> None:
     assert not np.array_equal(first.samples[0], first.samples[1])
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_tiles_do_not_show_in_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = streak(9, 5)
-    _, y = blurred(120, 170, 1, kernel)
+    _, y = blurred(70, 110, 1, kernel)
     whole = blinddeblur.restore(y, kernel=kernel, samples=2, device="cpu")
-    monkeypatch.setattr("blinddeblur.engine.TILE_SIDE", 90)
+    monkeypatch.setattr("blinddeblur.engine.TILE_SIDE", 80)
     tiled = blinddeblur.restore(y, kernel=kernel, samples=2, device="cpu")
     assert psnr(tiled.samples[0], whole.samples[0], border=1) > psnr(whole.samples[1], whole.samples[0], border=1) + 6
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_samples_can_be_handed_over_one_by_one() -> None:
     _, y = blurred(48, 56, 1, streak(9, 5))
     engine, seen, stages = Engine(Settings(kernel=streak(9, 5), samples=3, device="cpu")), {}, []

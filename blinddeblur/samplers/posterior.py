@@ -35,7 +35,7 @@ def sample(
     sigma: float,
     tiles: list[Tile],
     generator: torch.Generator,
-    steps: int = STEPS,
+    steps: int,
     callback: Callable[[Step], None] = lambda step: None,
 ) -> Tensor:
     """Draw one sharp image.
