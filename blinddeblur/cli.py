@@ -88,8 +88,9 @@ def restore(
 ) -> None:
     """Deblur photos: NAME.deblurred.EXT, NAME.kernel.png and NAME.kernel.npy are written for each.
 
-    With --samples also NAME.sample-1.EXT and so on, and how far each pixel can be trusted: NAME.uncertainty.png, where
-    white is a standard deviation of 0.1 and more, and NAME.uncertainty.npy, where white of the photo is 1.
+    With --samples also NAME.sample-1.EXT and so on, and how far each pixel can be trusted:
+    NAME.uncertainty.npy, a standard deviation on the scale where white is 1, and
+    NAME.uncertainty.png, whose white is 0.1 of that and more.
 
     Exit codes: 0 all restored, 1 some failed, 2 wrong usage, 3 weights missing or not as listed.
     """
