@@ -15,9 +15,7 @@ from blinddeblur.samplers.restoration import model_error, restore
 from blinddeblur.samplers.schedule import Denoiser
 
 STEPS = 6  # of the restoration; more tells no more
-EXPONENT = (
-    0.5  # of the density of gradients, exp(-|g / scale|^EXPONENT); 0.5 to 0.8 fits photos (Krishnan 2009)
-)
+EXPONENT = 0.5  # of the density of gradients, exp(-|g / scale|^EXPONENT); 0.5 to 0.8 fits photos (Krishnan 2009)
 
 
 def log_evidence(denoise: Denoiser, y: Measurement, kernel: Tensor, sigma: float) -> float:
