@@ -1,6 +1,7 @@
 """Files in, files out: which photo goes where, and one photo after the other through the engine."""
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,31 +16,43 @@ from blinddeblur.recording import Recording
 from blinddeblur.settings import Settings
 
 MARK = ".deblurred"
-MINE = (MARK, ".kernel")  # marks of our own results, which are no photos to restore
+MINE = re.compile(rf"{re.escape(MARK)}|\.kernel|\.sample-\d+|\.uncertainty")  # our own results: no photos to restore
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photo and where its results go: the restored photo, kernel_stem.kernel.png and .npy, and an animation."""
+    """One photo and where its results go: the restored photo, and stem.kernel.png and .npy.
+
+    With samples also stem.sample-1.EXT and so on, and stem.uncertainty.png and .npy; with a recording, that animation.
+    """
 
     source: Path
     restored: Path
-    kernel_stem: Path
+    stem: Path
+    samples: int = 0
     recording: Path | None = None
+
+    @property
+    def sample_paths(self) -> tuple[Path, ...]:
+        """A file for each sample, in the format of the restored photo."""
+        names = (f"{self.stem.name}.sample-{number + 1}{self.restored.suffix}" for number in range(self.samples))
+        return tuple(self.stem.with_name(name) for name in names)
 
     @property
     def results(self) -> tuple[Path, ...]:
         """Every file that will be written."""
+        maps = photos.uncertainty_paths(self.stem) if self.samples else ()
         recording = () if self.recording is None else (self.recording,)
-        return self.restored, *photos.kernel_paths(self.kernel_stem), *recording
+        return self.restored, *photos.kernel_paths(self.stem), *self.sample_paths, *maps, *recording
 
 
-def plan(sources: Iterable[Path], output: Path | None, record: Path | None = None) -> list[Job]:
+def plan(sources: Iterable[Path], output: Path | None, samples: int = 0, record: Path | None = None) -> list[Job]:
     """What has to be done.
 
     Args:
         sources: photos, and folders whose photos are meant.
         output: None for beside each photo; a file name for a single photo; or a folder.
+        samples: how many samples of each photo will be written.
         record: where the animation of a single photo goes.
 
     Raises:
@@ -51,9 +64,9 @@ def plan(sources: Iterable[Path], output: Path | None, record: Path | None = Non
     if output is not None and output.suffix.lower() in EXTENSIONS and not output.is_dir():
         if len(files) != 1:
             raise UsageError(f"{output} names one file, and there are {len(files)} photos. Give a folder with -o.")
-        jobs = [Job(files[0], output, output.with_suffix(""))]
+        jobs = [Job(files[0], output, output.with_suffix(""), samples)]
     else:
-        jobs = [_job(file, output or file.parent) for file in files]
+        jobs = [_job(file, output or file.parent, samples) for file in files]
     if record is not None:
         if record.suffix.lower() != ".gif":
             raise UsageError(f"{record}: The animation of --record is a GIF. Name a file that ends in .gif.")
@@ -91,12 +104,18 @@ def run(jobs: list[Job], settings: Settings, console: Console, *, overwrite: boo
 def _restore(job: Job, engine: Engine, console: Console, *, overwrite: bool) -> None:
     picture = photos.read(job.source)
     _check_outputs(job, overwrite=overwrite)
+
+    def keep(index: int, sample: Any) -> None:
+        photos.write(picture.with_pixels(sample), job.sample_paths[index], overwrite=overwrite)
+
     with console.work(job.source.name) as work:
         recording = Recording()
         callback = (lambda step: None) if job.recording is None else recording
-        result = engine.restore(picture.pixels, work.stage, callback)
+        result = engine.restore(picture.pixels, work.stage, callback, keep)
     photos.write(picture.with_pixels(result.image), job.restored, overwrite=overwrite)
-    photos.write_kernel(result.kernel, job.kernel_stem, overwrite=overwrite)
+    photos.write_kernel(result.kernel, job.stem, overwrite=overwrite)
+    if result.uncertainty is not None:
+        photos.write_uncertainty(result.uncertainty, job.stem, overwrite=overwrite)
     if job.recording is not None:
         photos.write_bytes(recording.gif(), job.recording, overwrite=overwrite)
     facts = _facts(job, result)
@@ -105,16 +124,18 @@ def _restore(job: Job, engine: Engine, console: Console, *, overwrite: bool) -> 
         f"  noise {255 * result.sigma:.2f}/255, kernel {facts['kernel_extent'][0]}x{facts['kernel_extent'][1]} px in "
         f"{job.results[1]}, residual {255 * result.residual:.2f}/255"
     )
+    if result.uncertainty is not None:
+        details += f", uncertainty {255 * facts['mean_uncertainty']:.2f}/255"
     console.result(sentence, details, facts)
 
 
 def _facts(job: Job, result: Result) -> dict[str, Any]:
     """What --json says of a photo."""
-    restored, preview, array = job.results[:3]
+    preview, array = photos.kernel_paths(job.stem)
     used = result.kernel > 0
-    return {
+    facts = {
         "input": str(job.source),
-        "restored": str(restored),
+        "restored": str(job.restored),
         "kernel_preview": str(preview),
         "kernel": str(array),
         "recording": None if job.recording is None else str(job.recording),
@@ -129,6 +150,15 @@ def _facts(job: Job, result: Result) -> dict[str, Any]:
         "prior": result.prior,
         "prior_sha256": result.checksum,
     }
+    if result.uncertainty is not None:
+        preview, array = photos.uncertainty_paths(job.stem)
+        facts |= {
+            "samples": [str(path) for path in job.sample_paths],
+            "uncertainty_preview": str(preview),
+            "uncertainty": str(array),
+            "mean_uncertainty": float(result.uncertainty.mean()),
+        }
+    return facts
 
 
 def _extent(used: Any) -> int:
@@ -146,12 +176,12 @@ def _photos_of(source: Path) -> list[Path]:
 
 
 def _is_ours(path: Path) -> bool:
-    return Path(path.stem).suffix in MINE
+    return MINE.fullmatch(Path(path.stem).suffix) is not None
 
 
-def _job(source: Path, folder: Path) -> Job:
+def _job(source: Path, folder: Path, samples: int) -> Job:
     # Appended, since with_suffix would cut a name like "1.5 seconds" at its dot.
-    return Job(source, folder / f"{source.stem}{MARK}{source.suffix}", folder / source.stem)
+    return Job(source, folder / f"{source.stem}{MARK}{source.suffix}", folder / source.stem, samples)
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:

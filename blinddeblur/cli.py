@@ -81,6 +81,9 @@ def restore(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random: the same seed, the same result.")] = 0,
+    samples: Annotated[
+        int, typer.Option(metavar="N", help="Also N other images that explain the photo, and an uncertainty map.")
+    ] = 0,
     record: Annotated[
         Path | None, typer.Option(metavar="FILE.gif", help="Animate how image and kernel of one photo came about.")
     ] = None,
@@ -90,6 +93,10 @@ def restore(
     verbose: Verbose = False,
 ) -> None:
     """Deblur photos: NAME.deblurred.EXT, NAME.kernel.png and NAME.kernel.npy are written for each.
+
+    With --samples also NAME.sample-1.EXT and so on, and how far each pixel can be trusted:
+    NAME.uncertainty.npy, a standard deviation on the scale where white is 1, and
+    NAME.uncertainty.png, whose white is 0.1 of that and more.
 
     Exit codes: 0 all restored, 1 some failed, 2 wrong usage, 3 weights missing or not as listed.
     """
@@ -109,8 +116,9 @@ def restore(
             linear=linear,
             device=device,
             seed=seed,
+            samples=samples,
         )
-        jobs: list[Job] = plan(photos, output, record)
+        jobs: list[Job] = plan(photos, output, samples, record)
         return SOME_FAILED if run(jobs, settings, console, overwrite=overwrite) else 0
 
     _finish(console, work)

@@ -21,7 +21,7 @@ from blinddeblur.physics.measurement import Measurement
 from blinddeblur.physics.noise import CLIPPED, estimate_sigma
 from blinddeblur.priors import Prior, load_prior
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
-from blinddeblur.samplers import blinddps, kernel_estimation, restoration
+from blinddeblur.samplers import blinddps, fast, kernel_estimation, posterior, restoration
 from blinddeblur.samplers.evidence import Estimate, residual
 from blinddeblur.samplers.kernel_estimation import largest_kernel
 from blinddeblur.samplers.schedule import Denoiser, Step
@@ -50,6 +50,10 @@ class Result:
         sigma: standard deviation of the photo's noise, in [0, 1].
         residual: root mean square of what the restored photo, blurred again, leaves of the measurement, in [0, 1].
         seconds: that the whole took.
+        samples: (N, H, W[, C]), sharp images that all explain the photo, otherwise like `image`; None if none were
+            asked for, or if they were handed over one by one.
+        uncertainty: (H, W[, C]) float32 in [0, 1], the standard deviation of the error that `image` is expected to
+            have; None if no samples were asked for.
         method, prior, checksum, seed, steps: how it was made; checksum is the sha256 of the prior's weights.
     """
 
@@ -63,6 +67,8 @@ class Result:
     checksum: str | None
     seed: int
     steps: int
+    samples: NDArray[Any] | None = None
+    uncertainty: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -87,6 +93,7 @@ class Engine:
         image: NDArray[Any],
         progress: Progress = lambda stage, done, total: None,
         callback: Callable[[Step], None] = lambda step: None,
+        keep: Callable[[int, NDArray[Any]], None] | None = None,
     ) -> Result:
         """Restore one photo.
 
@@ -96,6 +103,8 @@ class Engine:
             callback: told of every step of the sampler, with tensors, and of what was before (index -1: the photo) and
                 after. blinddps shows the whole photo, fast the crop that tells most: grey during the diffusion, in
                 colour before and after. With a kernel that is given it is the restoration of the middle tile.
+            keep: given each sample, with its index from 0, once it is drawn. The result then holds none: those of a
+                large photo need much memory.
 
         Raises:
             PhotoError: an array that is no photo, or too small.
@@ -119,10 +128,15 @@ class Engine:
             else:
                 kernel = _given_kernel(settings.kernel, y)
                 restored = self._restore(measurement, kernel, sigma, progress, callback)
-        if not torch.isfinite(restored).all():
-            raise EstimationError(
-                "The restoration diverged: the result is not a number somewhere. Give another --prior."
-            )
+            _check_finite(restored)
+            samples: list[NDArray[Any]] = []
+            spread = torch.zeros_like(y)
+            for index in range(settings.samples):
+                drawn = self._sample(index, measurement, kernel, sigma, generator, progress)
+                _check_finite(drawn)
+                spread += (drawn.clamp(0, 1) - restored.clamp(0, 1)).square() / settings.samples
+                pixels = _as_array(drawn, image)
+                keep(index, pixels) if keep else samples.append(pixels)
         return Result(
             image=_as_array(restored, image),
             kernel=kernel.cpu().numpy().astype(np.float32),
@@ -134,6 +148,8 @@ class Engine:
             checksum=self.prior.checksum,
             seed=settings.seed,
             steps=settings.effective_steps,
+            samples=np.stack(samples) if samples else None,
+            uncertainty=_as_float(posterior.uncertainty(spread), image) if settings.samples else None,
         )
 
     def _kernel(
@@ -146,9 +162,7 @@ class Engine:
     ) -> tuple[Estimate, Tile]:
         """The kernel, estimated on the crop of the photo that tells most, and that crop."""
         y = measurement.y
-        where = informative_crop(y, ESTIMATION_SIDE)
-        crop = measurement.map(where.of).grey()
-        grey_sigma = sigma / y.shape[1] ** 0.5  # of the mean over the channels
+        where, crop, grey_sigma = _estimation_crop(measurement, sigma)
         steps = self.settings.effective_steps
         progress("first kernel", 0, 1)
 
@@ -188,6 +202,34 @@ class Engine:
 
             pieces.append((tile, restoration.restore(self._denoiser(), y.map(tile.of), kernel, sigma, callback=report)))
         return blend(pieces, height, width, rim=radius)
+
+    def _sample(
+        self, index: int, y: Measurement, kernel: Tensor, sigma: float, generator: torch.Generator, progress: Progress
+    ) -> Tensor:
+        """(1, C, H, W): one sample of the posterior, of the kernel too if that is estimated, starting from what was."""
+        settings = self.settings
+        kernel_steps = settings.effective_steps if settings.kernel is None else 0
+        steps = kernel_steps + posterior.STEPS
+
+        def report(done: int) -> None:
+            progress("samples", index * steps + done, settings.samples * steps)
+
+        if kernel_steps:
+            _, crop, grey_sigma = _estimation_crop(y, sigma)
+            _, own = fast.sample(
+                self._denoiser(), crop, kernel, grey_sigma, kernel_steps, generator, lambda step: report(step.index + 1)
+            )
+            kernel = kernels.aligned(own, kernel)  # else the shift that nothing tells would count as uncertainty
+        return posterior.sample(
+            self._denoiser(),
+            y,
+            kernel,
+            sigma,
+            grid(y.y.shape[-2], y.y.shape[-1], TILE_SIDE, overlap=2 * kernel.shape[-1] + 32),
+            generator,
+            posterior.STEPS,
+            lambda step: report(kernel_steps + step.index + 1),
+        )
 
     def _blinddps(
         self, y: Tensor, generator: torch.Generator, progress: Progress, callback: Callable[[Step], None]
@@ -242,7 +284,8 @@ def restore(image: NDArray[Any], progress: Progress = lambda stage, done, total:
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3): sRGB-encoded, uint8, uint16 or floating point in [0, 1].
         progress: told how far the work is.
-        options: the fields of Settings: method, prior, steps, kernel_size, kernel, sigma, linear, device, seed.
+        options: the fields of Settings: method, prior, steps, kernel_size, kernel, sigma, linear, device, seed,
+            samples.
 
     Returns:
         Result, its image in the shape and type of what was given.
@@ -298,6 +341,17 @@ def informative_crop(y: Tensor, side: int) -> Tile:
     return max(grid(height, width, side, overlap=side // 2), key=score)
 
 
+def _estimation_crop(y: Measurement, sigma: float) -> tuple[Tile, Measurement, float]:
+    """Where the kernel is estimated, the measurement there in grey, (1, 1, h, w), and the sigma of that."""
+    where = informative_crop(y.y, ESTIMATION_SIDE)
+    return where, y.map(where.of).grey(), sigma / y.y.shape[1] ** 0.5
+
+
+def _check_finite(restored: Tensor) -> None:
+    if not torch.isfinite(restored).all():
+        raise EstimationError("The restoration diverged: the result is not a number somewhere. Give another --prior.")
+
+
 def _load(name: str, kind: str, device: torch.device) -> Prior:
     prior = load_prior(name, device)
     if prior.kind != kind:
@@ -348,9 +402,14 @@ def _as_tensor(image: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
 
 
+def _as_float(values: Tensor, image: NDArray[Any]) -> NDArray[np.float32]:
+    """(1, C, H, W) -> the shape of `image`."""
+    return values[0].permute(1, 2, 0).cpu().numpy().reshape(np.asarray(image).shape)
+
+
 def _as_array(restored: Tensor, image: NDArray[Any]) -> NDArray[Any]:
     """(1, C, H, W) -> the shape and type of `image`."""
-    pixels = restored[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy().reshape(np.asarray(image).shape)
+    pixels = _as_float(restored.clamp(0, 1), image)
     dtype = np.asarray(image).dtype
     if dtype.kind == "u":
         top = np.iinfo(dtype).max

@@ -48,6 +48,8 @@ _HOLDS_METADATA = frozenset({".jpg", ".png", ".webp"})  # by OpenCV's encoders
 
 _NEGATIVE_SHARE = 0.1  # of a kernel's mass: what a least-squares estimate leaves, and is taken as zero
 
+_UNCERTAINTY_WHITE = 0.1  # what is white in the picture of an uncertainty map: most maps lie below, and all compare
+
 _OPENCV_SILENT = 0  # log level
 
 _EXIF_PREFIX = b"Exif\0\0"  # part of the JPEG segment, and put in front by some writers of PNG and WebP as well
@@ -165,9 +167,7 @@ def write_kernel(kernel: Array, stem: Path, *, overwrite: bool = False) -> tuple
     picture, array = kernel_paths(stem)
     for path in (picture, array):
         check_free(path, overwrite=overwrite)
-    buffer = io.BytesIO()
-    np.save(buffer, values.astype(np.float32))
-    write_bytes(buffer.getvalue(), array, overwrite=overwrite)
+    write_bytes(_npy(values), array, overwrite=overwrite)
     preview = (values / values.max()).astype(np.float32)[..., np.newaxis]
     write(Photo(preview, depth=16), picture, overwrite=overwrite)
     return picture, array
@@ -177,6 +177,33 @@ def kernel_paths(stem: Path) -> tuple[Path, Path]:
     """The picture and the array that write_kernel writes."""
     # Appended, since with_suffix would cut a name like "1.5 seconds" at its dot.
     return stem.with_name(f"{stem.name}.kernel.png"), stem.with_name(f"{stem.name}.kernel.npy")
+
+
+def write_uncertainty(uncertainty: Array, stem: Path, *, overwrite: bool = False) -> tuple[Path, Path]:
+    """Write STEM.uncertainty.png, to look at (16 bits, white is 0.1 and above), and STEM.uncertainty.npy (float32).
+
+    uncertainty: (height, width, channels), standard deviations where white of the photo is 1; the array of a grey photo
+    is (height, width). Returns both paths. Raises OutputError as write_bytes does, before either file is written when
+    one of them exists.
+    """
+    picture, array = uncertainty_paths(stem)
+    for path in (picture, array):
+        check_free(path, overwrite=overwrite)
+    write_bytes(_npy(uncertainty[..., 0] if uncertainty.shape[2] == 1 else uncertainty), array, overwrite=overwrite)
+    preview = (uncertainty / _UNCERTAINTY_WHITE).astype(np.float32)
+    write(Photo(preview, depth=16), picture, overwrite=overwrite)
+    return picture, array
+
+
+def uncertainty_paths(stem: Path) -> tuple[Path, Path]:
+    """The picture and the array that write_uncertainty writes."""
+    return stem.with_name(f"{stem.name}.uncertainty.png"), stem.with_name(f"{stem.name}.uncertainty.npy")
+
+
+def _npy(values: Array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values.astype(np.float32))
+    return buffer.getvalue()
 
 
 def _file_bytes(path: Path) -> bytes:

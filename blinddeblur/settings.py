@@ -7,6 +7,7 @@ from blinddeblur.errors import KernelError, UsageError
 
 METHODS = {"fast": 12, "blinddps": 1000}  # and how many steps each takes by default
 LARGEST_KERNEL = 127  # pixels
+MOST_SAMPLES = 64
 LARGEST_BLINDDPS_KERNEL = 63  # pixels; what a kernel prior has learned, on arrays of 64
 
 
@@ -24,6 +25,7 @@ class Settings:
         linear: whether linear light was blurred, as in a camera, rather than the sRGB-encoded values of the file.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         seed: of everything random.
+        samples: how many samples of the posterior are drawn besides, for the uncertainty map; 0, or 2 to 64.
 
     Raises:
         UsageError: a value out of its range, or two that exclude each other.
@@ -38,6 +40,7 @@ class Settings:
     linear: bool = False
     device: str = "auto"
     seed: int = 0
+    samples: int = 0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -63,6 +66,12 @@ class Settings:
             raise UsageError("blinddps blurs encoded values. Leave out --linear, or choose the method fast with it.")
         if self.kernel is not None and self.kernel_size is not None:
             raise UsageError("A kernel that is given has its own size. Leave out --kernel-size.")
+        if self.samples != 0 and not 2 <= self.samples <= MOST_SAMPLES:
+            raise UsageError(
+                f"The number of samples must lie between 2 and {MOST_SAMPLES}, or be 0 for none; not {self.samples}."
+            )
+        if self.samples and self.method == "blinddps":
+            raise UsageError("Samples are drawn by the method fast. Leave out --samples, or --method blinddps.")
 
     @property
     def effective_steps(self) -> int:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from blinddeblur.physics import measurement
 from blinddeblur.physics.convolution import blur
 from blinddeblur.training.kernels import exposed
 
@@ -44,6 +45,18 @@ def blurred(height: int, width: int, channels: int, kernel: NDArray[np.float32],
     y = blur(torch.from_numpy(x.transpose(2, 0, 1))[None], torch.from_numpy(kernel))[0].numpy().transpose(1, 2, 0)
     noise = np.random.default_rng(seed).normal(size=y.shape).astype(np.float32)
     return x[margin:-margin, margin:-margin], np.clip(y + sigma * noise, 0, 1)
+
+
+def lamps(linear: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A dim scene with lamps far brighter than white, and its blurred photo, both clipped at white."""
+    kernel, margin = torch.from_numpy(streak()), 7
+    x = torch.from_numpy(sharp(124, 134, 3).transpose(2, 0, 1))[None] * 0.6
+    for row, column in ((30, 40), (70, 90), (95, 30)):
+        x[..., row : row + 4, column : column + 6] = measurement.encoded(torch.tensor(6.0)) if linear else 2.5
+    y = measurement.encoded(blur(measurement.decoded(x), kernel)) if linear else blur(x, kernel)
+    y = y + 0.004 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    frame = x[..., margin:-margin, margin:-margin]
+    return tuple(p.clamp(0, 1)[0].numpy().transpose(1, 2, 0) for p in (frame, y))  # type: ignore[return-value]
 
 
 def psnr(a: NDArray[np.float32], b: NDArray[np.float32], border: int = 12) -> float:

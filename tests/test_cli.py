@@ -342,6 +342,10 @@ def test_photos_that_cannot_be_restored(tmp_path: Path, name: str) -> None:
         (["--kernel", "large.npy"], "too many for this photo"),
         (["--kernel", "missing.npy"], "does not exist"),
         (["--kernel", "a.png", "--kernel-size", "9"], "own size"),
+        (["--samples", "1"], "between 2 and 64"),
+        (["--samples", "65"], "between 2 and 64"),
+        (["--samples", "many"], "--samples"),
+        (["--samples", "4", "--method", "blinddps"], "Leave out --samples"),
         (["--nonsense"], "No such option"),
     ],
 )
@@ -355,6 +359,74 @@ def test_wrong_usage_exits_with_2(tmp_path: Path, options: list[str], words: str
     assert result.exit_code == 2, result.output
     assert words in result.stderr
     assert files(tmp_path) == before
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blinddeblur.samplers.posterior.STEPS", 2)
+
+
+SAMPLED = ("sample-1.png", "sample-2.png", "uncertainty.png", "uncertainty.npy")
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_samples_lie_beside_the_photo_and_are_like_it(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png", depth=16, alpha=True)
+    result = run("restore", tmp_path, "--samples", "2", "--json", *QUICK)
+    assert result.exit_code == 0, result.output
+    written = files(tmp_path)
+    assert written == sorted(["a.png", *(f"a.{n}" for n in ("deblurred.png", "kernel.png", "kernel.npy", *SAMPLED))])
+    original, first, second = (photo.read(path) for path in (source, *sorted(tmp_path.glob("a.sample-*"))))
+    assert first.depth == 16
+    assert np.array_equal(first.alpha, original.alpha)
+    assert not np.array_equal(first.pixels, second.pixels)
+    facts = json.loads(result.stdout)
+    assert [Path(path).name for path in facts["samples"]] == ["a.sample-1.png", "a.sample-2.png"]
+    assert Path(facts["uncertainty_preview"]).name == "a.uncertainty.png"
+    assert facts["mean_uncertainty"] == pytest.approx(np.load(facts["uncertainty"]).mean())
+    # Results are no photos, and are replaced only where that is allowed.
+    again = run("restore", tmp_path, "--samples", "2", *QUICK)
+    assert again.exit_code == 1
+    assert "--overwrite" in again.stderr
+    assert run("restore", tmp_path, "--samples", "2", "--overwrite", *QUICK).exit_code == 0
+    assert files(tmp_path) == written
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_samples_of_an_output_file_are_named_after_it(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png", channels=1)
+    result = run("restore", source, "-o", tmp_path / "sharp.v2.tiff", "--samples", "2", "--verbose", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "uncertainty" in result.stdout
+    assert {"sharp.v2.sample-2.tiff", "sharp.v2.uncertainty.npy"} < set(files(tmp_path))
+    assert np.load(tmp_path / "sharp.v2.uncertainty.npy").shape == (48, 52)
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_samples_and_a_recording_of_one_photo(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.png")
+    result = run("restore", source, "--linear", "--samples", "2", "--record", tmp_path / "a.gif", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert {"a.gif", *(f"a.{name}" for name in SAMPLED)} < set(files(tmp_path))
+    assert len(decoded((tmp_path / "a.gif").read_bytes())[0]) == 4  # samples are no part of it
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_existing_samples_and_maps_are_kept(tmp_path: Path, name: str) -> None:
+    source = make(tmp_path / "a.png")
+    (tmp_path / f"a.{name}").write_text("precious")
+    result = run("restore", source, "--samples", "2", *QUICK)
+    assert result.exit_code == 1
+    assert "--overwrite" in result.stderr
+    assert files(tmp_path) == sorted(["a.png", f"a.{name}"])
+    assert (tmp_path / f"a.{name}").read_text() == "precious"
+
+
+def test_a_sample_never_replaces_a_photo(tmp_path: Path) -> None:
+    sources = [make(tmp_path / name) for name in ("a.png", "a.sample-1.png")]
+    result = run("restore", *sources, "--samples", "2", "--overwrite", *QUICK)
+    assert result.exit_code == 2
+    assert "would replace a photo" in result.stderr
 
 
 def test_existing_results_are_kept(tmp_path: Path) -> None:

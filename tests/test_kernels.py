@@ -22,6 +22,16 @@ def test_normalise_is_for_each_kernel_alone() -> None:
     torch.testing.assert_close(result.sum(dim=(-2, -1)), torch.ones(2, 1))
 
 
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (2, -3), (-0.5, 1.25), (2.75, 0.25)])
+def test_aligned_undoes_a_shift_by_fractions_of_a_pixel(row: float, column: float) -> None:
+    reference = 0.6 * bell(21, 1.2) + 0.4 * bell(21, 1.2, 3, 2)
+    moved = 0.6 * bell(21, 1.2, row, column) + 0.4 * bell(21, 1.2, 3 + row, 2 + column)
+    result = kernels.aligned(moved, reference)
+    torch.testing.assert_close(result, reference, atol=3e-4, rtol=0)
+    assert (result >= 0).all()
+    assert float(result.sum()) == pytest.approx(1, abs=1e-5)
+
+
 def test_clean_drops_faint_grain_and_small_islands() -> None:
     kernel = torch.zeros(15, 15)
     kernel[7, 3:12] = 1.0

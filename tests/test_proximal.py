@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from scenes import psnr, sharp, streak
+from scenes import lamps, psnr, streak
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -108,18 +107,6 @@ def test_light_is_srgb_and_goes_on_smoothly_beyond_black_and_white() -> None:
     (slope,) = torch.autograd.grad(light.sum(), x)
     torch.testing.assert_close(decoding_slope(x.detach()), slope)
     assert (light.diff() > 0).all()
-
-
-def lamps(linear: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A dim scene with lamps far brighter than white, and its blurred photo, both clipped at white."""
-    kernel, margin = torch.from_numpy(streak()), 7
-    x = torch.from_numpy(sharp(124, 134, 3).transpose(2, 0, 1))[None] * 0.6
-    for row, column in ((30, 40), (70, 90), (95, 30)):
-        x[..., row : row + 4, column : column + 6] = encoded(torch.tensor(6.0)) if linear else 2.5
-    y = encoded(blur(decoded(x), kernel)) if linear else blur(x, kernel)
-    y = y + 0.004 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
-    frame = x[..., margin:-margin, margin:-margin]
-    return tuple(p.clamp(0, 1)[0].numpy().transpose(1, 2, 0) for p in (frame, y))  # type: ignore[return-value]
 
 
 def test_lamps_do_not_ring(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,26 @@ def centre(kernel: Tensor) -> tuple[Tensor, tuple[int, int]]:
     return torch.roll(kernel, moves, dims=(0, 1)), (moves[0], moves[1])
 
 
+def aligned(kernel: Tensor, reference: Tensor) -> Tensor:
+    """A (K, K) kernel shifted, by quarters of a pixel, to where it agrees best with another (K, K) kernel; sums to 1.
+
+    A shift of the kernel is one of the sharp image the other way: no measurement tells them apart.
+    """
+    size, finer = kernel.shape[-1], 4
+    shape = (2 * size, 2 * size)  # room for every shift
+    spectrum = torch.fft.rfft2(kernel, s=shape)
+    product = torch.fft.rfft2(reference, s=shape) * spectrum.conj()
+    # The spectrum with zeros above its highest frequency is that of the correlation at finer steps.
+    fine = torch.zeros(2 * finer * size, finer * size + 1, dtype=product.dtype, device=product.device)
+    fine[:size, : size + 1], fine[-size:, : size + 1] = product[:size], product[size:]
+    place = int(torch.fft.irfft2(fine, s=(2 * finer * size, 2 * finer * size)).argmax())
+    rows, columns = (p / finer for p in divmod(place, 2 * finer * size))
+    down = torch.fft.fftfreq(2 * size, device=kernel.device)[:, None]
+    across = torch.fft.rfftfreq(2 * size, device=kernel.device)
+    turned = spectrum * torch.exp(-2j * torch.pi * (rows * down + columns * across))
+    return normalise(torch.fft.irfft2(turned, s=shape)[:size, :size])
+
+
 def resized(kernel: Tensor, size: int, scale: float) -> Tensor:
     """A (K, K) kernel enlarged or shrunk by `scale` about its middle, on an odd array of side `size`; sums to 1."""
     half = (size - 1) / 2
