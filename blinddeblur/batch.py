@@ -112,7 +112,10 @@ def _restore(job: Job, engine: Engine, console: Console, *, overwrite: bool) -> 
         recording = Recording()
         callback = (lambda step: None) if job.recording is None else recording
         result = engine.restore(picture.pixels, work.stage, callback, keep)
-    photos.write(picture.with_pixels(result.image), job.restored, overwrite=overwrite)
+    if result.sharp and job.restored.suffix == job.source.suffix:
+        photos.write_bytes(job.source.read_bytes(), job.restored, overwrite=overwrite)  # not compressed once more
+    else:
+        photos.write(picture.with_pixels(result.image), job.restored, overwrite=overwrite)
     photos.write_kernel(result.kernel, job.stem, overwrite=overwrite)
     if result.uncertainty is not None:
         photos.write_uncertainty(result.uncertainty, job.stem, overwrite=overwrite)
@@ -126,7 +129,11 @@ def _restore(job: Job, engine: Engine, console: Console, *, overwrite: bool) -> 
     )
     if result.uncertainty is not None:
         details += f", uncertainty {255 * facts['mean_uncertainty']:.2f}/255"
+    if result.confidence is not None:
+        details += f", confidence {result.confidence:.2f}"
     console.result(sentence, details, facts)
+    for warning in result.warnings:
+        console.warning(f"{job.source}: {warning}")
 
 
 def _facts(job: Job, result: Result) -> dict[str, Any]:
@@ -144,6 +151,9 @@ def _facts(job: Job, result: Result) -> dict[str, Any]:
         "kernel_size": result.kernel.shape[0],
         "kernel_extent": [int(_extent(used.any(axis=axis))) for axis in (1, 0)],  # rows, columns
         "residual": result.residual,
+        "sharp": result.sharp,
+        "confidence": result.confidence,
+        "warnings": list(result.warnings),
         "seed": result.seed,
         "method": result.method,
         "steps": result.steps,

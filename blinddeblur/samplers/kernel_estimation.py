@@ -79,7 +79,7 @@ def classical_guess(y: Tensor, size: int | None) -> Tensor:
     limit = largest_kernel(y)
     for candidate in SIZES if size is None else (size,):
         kernel = first_kernel(y, min(candidate, limit))
-        if candidate >= limit or float(kernel[RIM:-RIM, RIM:-RIM].sum()) > 0.999:
+        if candidate >= limit or not touches_rim(kernel):
             break
     return kernel
 
@@ -101,6 +101,11 @@ def learned_guesses(
                 break  # the other one sees it better
         guesses.append(kernels.fitted(guess, size or min(guess.shape[-1], limit)))
     return guesses
+
+
+def touches_rim(kernel: Tensor) -> bool:
+    """Whether a (K, K) kernel reaches the edge of its array, so that there may be more of it."""
+    return float(kernel[RIM:-RIM, RIM:-RIM].sum()) < 0.999
 
 
 def largest_kernel(y: Tensor) -> int:
