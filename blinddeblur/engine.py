@@ -195,8 +195,11 @@ class Engine:
         progress("first kernel", 0, 1)
 
         def report(step: Step) -> None:
-            progress("kernel", step.index + 1, step.total)
-            callback(replace(step, image=where.of(y)) if step.index < 0 else step)
+            if step.index < 0:  # the first guess: in colour
+                step = replace(step, image=where.of(y))
+            else:
+                progress("kernel", step.index + 1, step.total)
+            callback(step)
 
         def given(photo: Tensor, noise: float) -> Denoiser:
             return self.kernel_prior.given(photo, noise).denoise

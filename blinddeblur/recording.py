@@ -50,7 +50,8 @@ class Recording:
 
     def gif(self) -> bytes:
         """The animation: 960x480 pixels, endless, its first and last frame held."""
-        durations = [FIRST, *[BETWEEN] * (len(self._kept) - 2), LAST]
+        between = len(self._kept) - 2
+        durations = [FIRST, *[BETWEEN] * between, LAST] if between >= 0 else LAST
         file = io.BytesIO()
         writer: Any = iio.imopen(file, "w", extension=".gif", plugin="pillow")
         with writer:
