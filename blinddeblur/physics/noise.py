@@ -30,8 +30,10 @@ STEEP = 2.5  # noise that enlarging or smoothing made coarse;
 HALVED = 2  # the mean of 2 x 2 pixels then loses half the variance
 LUMA = (0.299, 0.587, 0.114)  # of R, G and B
 CHROMA = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # blue and red
-SHARES = (1.086, 0.825)  # of their variance in the mean of those of R, G and B
-EVEN = torch.ones(SIDE, SIDE)
+SHARES = (1.086, 0.825)  # of the variance of each in the mean over R, G and B, by the inverse of these weights
+KEPT = (5 + 3 * torch.cos(math.pi / SIDE * torch.arange(SIDE))) / 8  # of variance at each frequency, in `_doubled`
+# Levels by which enlarging half a chroma plane misses it, in the median: 0.24 at most where JPEG had halved it, 1.5 or
+# more where noise says that it had not; with less noise in between, and the number of coefficients decides.
 SAME = 0.3
 LEAD = 1.5  # zeros by which the origin of JPEG's blocks beats the next best: 3.7 or more, else 0.4 at most
 
@@ -62,7 +64,7 @@ def estimate_sigma(y: Tensor) -> float:
         hidden, sigma = _compression_error(luma.masked_fill(clipped, math.nan))
         variance = max(hidden, _visible_noise(luma, coarse=False)[0]) + ROUNDING
         if colour:
-            variance += _chroma_error(planes, clipped, sigma)
+            variance += _chroma_error(planes, sigma)
     return max(math.sqrt(variance) / 255, QUANTISATION)
 
 
@@ -101,7 +103,7 @@ def _fine_noise(plane: Tensor) -> tuple[Tensor, Tensor, int]:
     return torch.stack([f.median() for f in fine]), middle / torch.stack([f.mean() for f in fine]), len(energy)
 
 
-def _compression_error(plane: Tensor, noise: float = 0.0, gain: Tensor = EVEN) -> tuple[float, float]:
+def _compression_error(plane: Tensor, kept: Tensor | None = None, expected: float = 0.0) -> tuple[float, float]:
     """Variance of the difference between what JPEG made of a noisy picture and the picture without noise.
 
     A coefficient y = s + n of signal and noise became Q(y). With the Wiener estimate w y of the signal, whose error
@@ -110,7 +112,8 @@ def _compression_error(plane: Tensor, noise: float = 0.0, gain: Tensor = EVEN) -
 
     Args:
         plane: (H, W), its first block whole, not a number where clipped.
-        noise: sigma that the noise before JPEG has at most.
+        kept: (64,): how much of an error's variance in each coefficient reaches the pixels; None for all.
+        expected: sigma of the noise before JPEG, taken where the plane does not tell it.
 
     Returns:
         the variance, and sigma of the noise before JPEG.
@@ -120,71 +123,74 @@ def _compression_error(plane: Tensor, noise: float = 0.0, gain: Tensor = EVEN) -
     if len(coefficients) < CALMEST:
         return 0.0, 0.0
     step = _steps(coefficients)
-    sigma = _noise_before(coefficients, step, noise)
+    sigma = _noise_before(coefficients, step, expected)
     energy = coefficients.square().mean(dim=0)
     half = (step / 2).clamp_min(0.5)
     p = (coefficients.abs() > half).float().mean(dim=0).clamp(1 / len(coefficients), 0.99)
     p[0] = 0.99  # brightness does not lie around zero
     width = half / (1 / p).log()
-    zeroed = (2 * width**2 - (-half / width).exp() * (half**2 + 2 * half * width + 2 * width**2)) / (1 - p)  # E y^2
-    w = (1 - sigma**2 / torch.minimum(2 * width**2, energy + step**2 / 12)).clamp_min(0)
-    error = (1 - w) ** 2 * energy + w**2 * (p * step**2 / 12 + (1 - p) * zeroed) + w * sigma**2
-    return float(torch.where(step > 0, error, energy) @ gain.flatten()) / gain.numel(), sigma
+    lost = 2 * width**2 - (-half / width).exp() * (half**2 + 2 * half * width + 2 * width**2)  # E y^2 where zeroed
+    spread = p * step**2 / 12  # E |Q(y) - y|^2 elsewhere
+    w = (1 - sigma**2 / (energy - spread + lost).clamp_min(1e-6)).clamp_min(0)
+    error = (1 - w) ** 2 * energy + w * (2 - w) * spread + w**2 * lost + w * sigma**2
+    error = torch.where(step > 0, error, energy)
+    return float((error if kept is None else error * kept.to(error)).mean()), sigma
 
 
-def _chroma_error(planes: Tensor, clipped: Tensor, sigma: float) -> float:
-    """What the error of the two chroma planes adds to the variance in R, G and B.
+def _chroma_error(planes: Tensor, sigma: float) -> float:
+    """What the error of the two chroma planes adds to the mean variance of R, G and B.
+
+    Clipped pixels count here: they spoil few coefficients, and a saturated photo has hardly any others.
 
     Args:
         planes: (3, H, W), the first block of luma whole.
-        clipped: (H, W).
-        sigma: of luma's noise, before JPEG.
+        sigma: of luma's noise before JPEG.
     """
-    error = 0.0
+    total = 0.0
     for weights, share in zip(CHROMA, SHARES, strict=True):
-        white = sigma * math.hypot(*weights) / math.hypot(*LUMA)  # noise that is independent in R, G and B
-        plane, halvings = _as_coded(torch.tensordot(planes.new_tensor(weights), planes, 1), clipped)
-        # Of an error at frequency pi i / 8, enlarging keeps this.
-        kept = (5 + 3 * torch.cos(math.pi / SIDE * torch.arange(SIDE))) / 8
-        rows, columns = (kept if halved else torch.ones(SIDE) for halved in halvings)
-        error += share * _compression_error(plane, white / math.sqrt(2) ** sum(halvings), torch.outer(rows, columns))[0]
-    return error
+        plane, halved = _as_coded(torch.tensordot(planes.new_tensor(weights), planes, 1))
+        expected = sigma * math.hypot(*weights) / math.hypot(*LUMA)  # from noise that is independent in R, G and B
+        rows, columns = (KEPT if axis else torch.ones(SIDE) for axis in halved)
+        error, _ = _compression_error(plane, torch.outer(rows, columns).flatten(), expected / 2 ** (sum(halved) / 2))
+        total += share * error
+    return total
 
 
-def _as_coded(chroma: Tensor, clipped: Tensor) -> tuple[Tensor, tuple[bool, bool]]:
-    """(H, W) in the resolution and from the block where JPEG needed the fewest coefficients.
+def _as_coded(chroma: Tensor) -> tuple[Tensor, tuple[bool, bool]]:
+    """(H, W) at the resolution and from the block at which JPEG coded it: where it needs the fewest coefficients.
+
+    Smooth chroma in fine steps needs few at half the resolution, too: an error of 0.5 levels at quality 95 in full.
 
     Returns:
-        the plane, not a number where clipped, and whether it has half the rows and half the columns.
+        the plane, and whether it has half the rows and half the columns.
     """
-    ways = [(chroma.masked_fill(clipped, math.nan), (False, False))]
-    plane, lost = chroma, clipped
-    for axis, halvings in ((1, (False, True)), (0, (True, True))):
+    ways = [(chroma, (False, False))]
+    plane = chroma
+    for axis, halved in ((1, (False, True)), (0, (True, True))):
+        if plane.shape[axis] < 4 * SIDE:
+            break
         half = _halved(plane, axis)
         again = _doubled(half, axis)
         if float((again - plane.narrow(axis, 0, again.shape[axis])).abs().median()) > SAME:
             break
-        plane, lost = half, lost.narrow(axis, 0, again.shape[axis]).unflatten(axis, (-1, 2)).any(dim=axis + 1)
-        masked = plane.masked_fill(lost, math.nan)
-        # A block of luma is half a block of chroma.
-        offsets = itertools.product(*((0, SIDE // 2) if halved else (0,) for halved in halvings))
-        ways += [(masked[row:, column:], halvings) for row, column in offsets]
+        plane = half
+        # Where the photo was cropped, a block of chroma may begin in the middle of two of luma.
+        starts = itertools.product(*((0, SIDE // 2) if axis else (0,) for axis in halved))
+        ways += [(plane[row:, column:], halved) for row, column in starts]
     return min(ways, key=lambda way: _nonzeros(way[0]) / 2 ** sum(way[1]))
 
 
 def _nonzeros(plane: Tensor) -> float:
-    """Share of coefficients that are not zero."""
-    blocks = _blocks(plane, SIDE, SIDE, BLOCKS)
-    return float((_dct(blocks[~blocks.isnan().any(dim=1)]).abs() > 0.5).float().mean().nan_to_num(1))
+    """Share of the coefficients of (H, W) that are not zero; rounding, of chroma and of pixels, makes 0.3 of that."""
+    return float((_dct(_blocks(plane, SIDE, SIDE, BLOCKS)).abs() > 1).float().mean())
 
 
 def _halved(plane: Tensor, axis: int) -> Tensor:
     """What `_doubled` made the plane (H, W) from; an odd last line is left out."""
-    length = plane.shape[axis] // 2
-    pairs = plane.narrow(axis, 0, 2 * length).unflatten(axis, (-1, 2)).mean(dim=axis + 1)
+    pairs = plane.unfold(axis, 2, 2).mean(dim=-1)
     half = pairs
-    for _ in range(8):  # what remains is halved every time
-        half = half + pairs - _doubled(half, axis).unflatten(axis, (-1, 2)).mean(dim=axis + 1)
+    for _ in range(8):  # what is missing is halved at least every time
+        half = half + pairs - _doubled(half, axis).unfold(axis, 2, 2).mean(dim=-1)
     return half
 
 
@@ -214,20 +220,20 @@ def _steps(coefficients: Tensor) -> Tensor:
     """Quantisation step of each of the 64 coefficients: its commonest size beyond zero, or 0 where all are zero."""
     sizes = (2 * coefficients.abs()).round().long().clamp_max(512) + 513 * torch.arange(64, device=coefficients.device)
     counts = torch.bincount(sizes.flatten(), minlength=64 * 513).reshape(64, 513)[:, :512].float()
-    counts[:, :3] = 0  # zeros, as far as the rounding of pixels spreads them
     counts = F.conv1d(counts[:, None], counts.new_tensor([[[1, 2, 1]]]), padding=1)[:, 0]
-    left, right = counts.roll(1, dims=1), counts.roll(-1, dims=1)
-    peaks = (counts >= left) & (counts >= right) & (counts >= counts.amax(dim=1, keepdim=True) / 2) & (counts >= 8)
+    peaks = (counts >= counts.roll(1, dims=1)) & (counts >= counts.roll(-1, dims=1)) & (counts >= 8)
+    peaks[:, :4] = False  # zeros, as far as the rounding of pixels spreads them
+    peaks &= counts >= (counts * peaks).amax(dim=1, keepdim=True) / 2
     step = peaks.float().argmax(dim=1) / 2  # the first: the others are multiples of it
     step[0] = step[[1, SIDE]].max()  # brightness has no commonest size, but a step like its neighbours'
     return step
 
 
-def _noise_before(coefficients: Tensor, step: Tensor, otherwise: float) -> float:
+def _noise_before(coefficients: Tensor, step: Tensor, expected: float) -> float:
     """sigma of the noise before JPEG: such as leaves the energy that the calmest blocks have, or one coefficient's.
 
     Noise n ~ N(0, sigma^2) quantised in steps q has the energy q^2 sum_l (2 l + 1) P(|n| > (l + 1/2) q). Of the
-    answers of the block's diagonals the least is taken, since texture only adds.
+    answers of the block's diagonals the lower quartile is taken, since texture only adds.
     """
     energy = _calmest(coefficients.square(), (ORDER >= 1) & (ORDER < 4))
     sigmas = 0.15 * 1.04 ** torch.arange(150, device=step.device)[:, None, None]
@@ -241,7 +247,7 @@ def _noise_before(coefficients: Tensor, step: Tensor, otherwise: float) -> float
             one = step[known].square().mean() / (len(energy) * int(known.sum()))
             seen = (energy[:, known].mean() - ROUNDING).clamp_min(one)
             answers.append(float(sigmas[(left[:, known].mean(dim=1) - seen).abs().argmin()]))
-    return sorted(answers)[len(answers) // 4] if answers else otherwise
+    return sorted(answers)[len(answers) // 4] if answers else expected
 
 
 def _calmest(energy: Tensor, coarse: Tensor) -> Tensor:
