@@ -35,6 +35,9 @@ KEPT = (5 + 3 * torch.cos(math.pi / SIDE * torch.arange(SIDE))) / 8  # of varian
 # Levels by which enlarging half a chroma plane misses it, in the median: 0.24 at most where JPEG had halved it, 1.5 or
 # more where noise says that it had not; with less noise in between, and the number of coefficients decides.
 SAME = 0.3
+LATTICE = 0.3  # fit of the right step: 0.5 for one of 2, more for longer ones; 0.2 at most where the step is 1
+ZERO = 2.5  # sizes that rounding, of smooth chroma and pixels, gives to what was zero, at most
+FEW = 20  # sizes beyond zero tell no step with fewer than a third of this
 LEAD = 1.5  # zeros by which the origin of JPEG's blocks beats the next best: 3.7 or more, else 0.4 at most
 
 
@@ -159,8 +162,6 @@ def _chroma_error(planes: Tensor, sigma: float) -> float:
 def _as_coded(chroma: Tensor) -> tuple[Tensor, tuple[bool, bool]]:
     """(H, W) at the resolution and from the block at which JPEG coded it: where it needs the fewest coefficients.
 
-    Smooth chroma in fine steps needs few at half the resolution, too: an error of 0.5 levels at quality 95 in full.
-
     Returns:
         the plane, and whether it has half the rows and half the columns.
     """
@@ -217,15 +218,21 @@ def _block_origin(luma: Tensor) -> tuple[int, int] | None:
 
 
 def _steps(coefficients: Tensor) -> Tensor:
-    """Quantisation step of each of the 64 coefficients: its commonest size beyond zero, or 0 where all are zero."""
-    sizes = (2 * coefficients.abs()).round().long().clamp_max(512) + 513 * torch.arange(64, device=coefficients.device)
-    counts = torch.bincount(sizes.flatten(), minlength=64 * 513).reshape(64, 513)[:, :512].float()
-    counts = F.conv1d(counts[:, None], counts.new_tensor([[[1, 2, 1]]]), padding=1)[:, 0]
-    peaks = (counts >= counts.roll(1, dims=1)) & (counts >= counts.roll(-1, dims=1)) & (counts >= 8)
-    peaks[:, :4] = False  # zeros, as far as the rounding of pixels spreads them
-    peaks &= counts >= (counts * peaks).amax(dim=1, keepdim=True) / 2
-    step = peaks.float().argmax(dim=1) / 2  # the first: the others are multiples of it
-    step[0] = step[[1, SIDE]].max()  # brightness has no commonest size, but a step like its neighbours'
+    """Quantisation step of each of the 64 coefficients: the one whose multiples its sizes lie at; 0 where all are zero.
+
+    Sizes that lie at no multiples but are many have a step of 1, which rounding hides.
+    """
+    sizes = (2 * coefficients.abs()).round().long().clamp_max(511) + 512 * torch.arange(64, device=coefficients.device)
+    counts = torch.bincount(sizes.flatten(), minlength=64 * 512).reshape(64, 512).float()
+    size = torch.arange(512, device=counts.device)[:, None] / 2
+    tried = torch.arange(2, 128, device=counts.device)
+    # 1 at a multiple, -1 between two, and where a size would have become zero.
+    fit = torch.where(size < tried / 2, -1.0, torch.cos(2 * math.pi * size / tried))
+    beyond = (size >= (tried / 2).clamp(1.5, ZERO)).float()
+    score, best = ((counts @ (fit * beyond)) / (counts @ beyond).clamp_min(FEW)).max(dim=1)
+    several = (counts[:, int(2 * ZERO) :].sum(dim=1) >= FEW).float()
+    step = torch.where(score > LATTICE, tried[best].float(), several)
+    step[0] = step[[1, SIDE]].max()  # brightness has many sizes, but a step like its neighbours'
     return step
 
 
