@@ -5,6 +5,7 @@ own, which a restoration amplifies just the same: where pixels betray the blocks
 out from its quantisation. Everything here but the answer counts in levels of 8 bits, [0, 255].
 """
 
+import itertools
 import math
 
 import torch
@@ -28,7 +29,15 @@ WHITE = 1.25
 STEEP = 2.5  # noise that enlarging or smoothing made coarse;
 HALVED = 2  # the mean of 2 x 2 pixels then loses half the variance
 LUMA = (0.299, 0.587, 0.114)  # of R, G and B
-COLOUR = 1.8  # variance of JPEG's error in R, G and B against that in luma, chroma being coded more coarsely: 1.1 to 4
+CHROMA = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # blue and red
+SHARES = (1.086, 0.825)  # of the variance of each in the mean over R, G and B, by the inverse of these weights
+KEPT = (5 + 3 * torch.cos(math.pi / SIDE * torch.arange(SIDE))) / 8  # of variance at each frequency, in `_doubled`
+# Levels by which enlarging half a chroma plane misses it, in the median: 0.24 at most where JPEG had halved it, 1.5 or
+# more where noise says that it had not; with less noise in between, and the number of coefficients decides.
+SAME = 0.3
+LATTICE = 0.3  # fit of the right step: 0.5 for one of 2, more for longer ones; 0.2 at most where the step is 1
+ZERO = 2.5  # sizes that rounding, of smooth chroma and pixels, gives to what was zero, at most
+FEW = 20  # sizes beyond zero tell no step with fewer than a third of this
 LEAD = 1.5  # zeros by which the origin of JPEG's blocks beats the next best: 3.7 or more, else 0.4 at most
 
 
@@ -49,10 +58,17 @@ def estimate_sigma(y: Tensor) -> float:
     clipped = ((planes < 255 * CLIPPED[0]) | (planes > 255 * CLIPPED[1])).any(dim=0)
     colour = len(planes) == 3
     luma = torch.tensordot(planes.new_tensor(LUMA), planes, 1) if colour else planes[0]
-    hidden = (COLOUR if colour else 1) * _compression_error(luma.masked_fill(clipped, math.nan))
-    visible = [_visible_noise(plane, coarse=hidden == 0) for plane in planes]
-    mean = sum(variance * blocks for variance, blocks in visible) / max(1, sum(blocks for _, blocks in visible))
-    return max(math.sqrt(max(mean, hidden)) / 255, QUANTISATION)
+    origin = _block_origin(luma.masked_fill(clipped, math.nan))
+    if origin is None:
+        variances, blocks = zip(*(_visible_noise(plane, coarse=True) for plane in planes), strict=True)
+        variance = sum(v * n for v, n in zip(variances, blocks, strict=True)) / max(1, sum(blocks))
+    else:
+        planes, luma, clipped = (plane[..., origin[0] :, origin[1] :] for plane in (planes, luma, clipped))
+        hidden, sigma = _compression_error(luma.masked_fill(clipped, math.nan))
+        variance = max(hidden, _visible_noise(luma, coarse=False)[0]) + ROUNDING
+        if colour:
+            variance += _chroma_error(planes, sigma)
+    return max(math.sqrt(variance) / 255, QUANTISATION)
 
 
 def _visible_noise(plane: Tensor, coarse: bool) -> tuple[float, int]:
@@ -90,7 +106,7 @@ def _fine_noise(plane: Tensor) -> tuple[Tensor, Tensor, int]:
     return torch.stack([f.median() for f in fine]), middle / torch.stack([f.mean() for f in fine]), len(energy)
 
 
-def _compression_error(luma: Tensor) -> float:
+def _compression_error(plane: Tensor, kept: Tensor | None = None, expected: float = 0.0) -> tuple[float, float]:
     """Variance of the difference between what JPEG made of a noisy picture and the picture without noise.
 
     A coefficient y = s + n of signal and noise became Q(y). With the Wiener estimate w y of the signal, whose error
@@ -98,29 +114,93 @@ def _compression_error(luma: Tensor) -> float:
     (Lam and Goodman, IEEE TIP 2000), follows from the share p of the blocks in which Q(y) is not zero.
 
     Args:
-        luma: (H, W), not a number where clipped.
+        plane: (H, W), its first block whole, not a number where clipped.
+        kept: (64,): how much of an error's variance in each coefficient reaches the pixels; None for all.
+        expected: sigma of the noise before JPEG, taken where the plane does not tell it.
 
     Returns:
-        0 if there are no signs of JPEG.
+        the variance, and sigma of the noise before JPEG.
     """
-    origin = _block_origin(luma)
-    if origin is None:
-        return 0.0
-    blocks = _blocks(luma[origin[0] :, origin[1] :], SIDE, SIDE, BLOCKS)
+    blocks = _blocks(plane, SIDE, SIDE, BLOCKS)
     coefficients = _dct(blocks[~blocks.isnan().any(dim=1)])
     if len(coefficients) < CALMEST:
-        return 0.0
+        return 0.0, 0.0
     step = _steps(coefficients)
-    sigma = _noise_before(coefficients, step)
+    sigma = _noise_before(coefficients, step, expected)
     energy = coefficients.square().mean(dim=0)
     half = (step / 2).clamp_min(0.5)
     p = (coefficients.abs() > half).float().mean(dim=0).clamp(1 / len(coefficients), 0.99)
     p[0] = 0.99  # brightness does not lie around zero
     width = half / (1 / p).log()
-    zeroed = (2 * width**2 - (-half / width).exp() * (half**2 + 2 * half * width + 2 * width**2)) / (1 - p)  # E y^2
-    w = (1 - sigma**2 / torch.minimum(2 * width**2, energy + step**2 / 12)).clamp_min(0)
-    error = (1 - w) ** 2 * energy + w**2 * (p * step**2 / 12 + (1 - p) * zeroed) + w * sigma**2
-    return float(torch.where(step > 0, error, energy).mean())
+    lost = 2 * width**2 - (-half / width).exp() * (half**2 + 2 * half * width + 2 * width**2)  # E y^2 where zeroed
+    spread = p * step**2 / 12  # E |Q(y) - y|^2 elsewhere
+    w = (1 - sigma**2 / (energy - spread + lost).clamp_min(1e-6)).clamp_min(0)
+    error = (1 - w) ** 2 * energy + w * (2 - w) * spread + w**2 * lost + w * sigma**2
+    error = torch.where(step > 0, error, energy)
+    return float((error if kept is None else error * kept.to(error)).mean()), sigma
+
+
+def _chroma_error(planes: Tensor, sigma: float) -> float:
+    """What the error of the two chroma planes adds to the mean variance of R, G and B.
+
+    Clipped pixels count here: they spoil few coefficients, and a saturated photo has hardly any others.
+
+    Args:
+        planes: (3, H, W), the first block of luma whole.
+        sigma: of luma's noise before JPEG.
+    """
+    total = 0.0
+    for weights, share in zip(CHROMA, SHARES, strict=True):
+        plane, halved = _as_coded(torch.tensordot(planes.new_tensor(weights), planes, 1))
+        expected = sigma * math.hypot(*weights) / math.hypot(*LUMA)  # from noise that is independent in R, G and B
+        rows, columns = (KEPT if axis else torch.ones(SIDE) for axis in halved)
+        error, _ = _compression_error(plane, torch.outer(rows, columns).flatten(), expected / 2 ** (sum(halved) / 2))
+        total += share * error
+    return total
+
+
+def _as_coded(chroma: Tensor) -> tuple[Tensor, tuple[bool, bool]]:
+    """(H, W) at the resolution and from the block at which JPEG coded it: where it needs the fewest coefficients.
+
+    Returns:
+        the plane, and whether it has half the rows and half the columns.
+    """
+    ways = [(chroma, (False, False))]
+    plane = chroma
+    for axis, halved in ((1, (False, True)), (0, (True, True))):
+        if plane.shape[axis] < 4 * SIDE:
+            break
+        half = _halved(plane, axis)
+        again = _doubled(half, axis)
+        if float((again - plane.narrow(axis, 0, again.shape[axis])).abs().median()) > SAME:
+            break
+        plane = half
+        # Where the photo was cropped, a block of chroma may begin in the middle of two of luma.
+        starts = itertools.product(*((0, SIDE // 2) if axis else (0,) for axis in halved))
+        ways += [(plane[row:, column:], halved) for row, column in starts]
+    return min(ways, key=lambda way: _nonzeros(way[0]) / 2 ** sum(way[1]))
+
+
+def _nonzeros(plane: Tensor) -> float:
+    """Share of the coefficients of (H, W) that are not zero; rounding, of chroma and of pixels, makes 0.3 of that."""
+    return float((_dct(_blocks(plane, SIDE, SIDE, BLOCKS)).abs() > 1).float().mean())
+
+
+def _halved(plane: Tensor, axis: int) -> Tensor:
+    """What `_doubled` made the plane (H, W) from; an odd last line is left out."""
+    pairs = plane.unfold(axis, 2, 2).mean(dim=-1)
+    half = pairs
+    for _ in range(8):  # what is missing is halved at least every time
+        half = half + pairs - _doubled(half, axis).unfold(axis, 2, 2).mean(dim=-1)
+    return half
+
+
+def _doubled(half: Tensor, axis: int) -> Tensor:
+    """Chroma of half the resolution as libjpeg enlarges it: three parts of the nearer, one of the farther."""
+    length = half.shape[axis]
+    before = torch.cat([half.narrow(axis, 0, 1), half.narrow(axis, 0, length - 1)], axis)
+    after = torch.cat([half.narrow(axis, 1, length - 1), half.narrow(axis, length - 1, 1)], axis)
+    return torch.stack([(3 * half + before) / 4, (3 * half + after) / 4], axis + 1).flatten(axis, axis + 1)
 
 
 def _block_origin(luma: Tensor) -> tuple[int, int] | None:
@@ -138,26 +218,32 @@ def _block_origin(luma: Tensor) -> tuple[int, int] | None:
 
 
 def _steps(coefficients: Tensor) -> Tensor:
-    """Quantisation step of each of the 64 coefficients: its commonest size beyond zero, or 0 where all are zero."""
-    sizes = (2 * coefficients.abs()).round().long().clamp_max(512) + 513 * torch.arange(64, device=coefficients.device)
-    counts = torch.bincount(sizes.flatten(), minlength=64 * 513).reshape(64, 513)[:, :512].float()
-    counts[:, :3] = 0  # zeros, as far as the rounding of pixels spreads them
-    counts = F.conv1d(counts[:, None], counts.new_tensor([[[1, 2, 1]]]), padding=1)[:, 0]
-    left, right = counts.roll(1, dims=1), counts.roll(-1, dims=1)
-    peaks = (counts >= left) & (counts >= right) & (counts >= counts.amax(dim=1, keepdim=True) / 2) & (counts >= 8)
-    step = peaks.float().argmax(dim=1) / 2  # the first: the others are multiples of it
-    step[0] = step[[1, SIDE]].max()  # brightness has no commonest size, but a step like its neighbours'
+    """Quantisation step of each of the 64 coefficients: the one whose multiples its sizes lie at; 0 where all are zero.
+
+    Sizes that lie at no multiples but are many have a step of 1, which rounding hides.
+    """
+    sizes = (2 * coefficients.abs()).round().long().clamp_max(511) + 512 * torch.arange(64, device=coefficients.device)
+    counts = torch.bincount(sizes.flatten(), minlength=64 * 512).reshape(64, 512).float()
+    size = torch.arange(512, device=counts.device)[:, None] / 2
+    tried = torch.arange(2, 128, device=counts.device)
+    # 1 at a multiple, -1 between two, and where a size would have become zero.
+    fit = torch.where(size < tried / 2, -1.0, torch.cos(2 * math.pi * size / tried))
+    beyond = (size >= (tried / 2).clamp(1.5, ZERO)).float()
+    score, best = ((counts @ (fit * beyond)) / (counts @ beyond).clamp_min(FEW)).max(dim=1)
+    several = (counts[:, int(2 * ZERO) :].sum(dim=1) >= FEW).float()
+    step = torch.where(score > LATTICE, tried[best].float(), several)
+    step[0] = step[[1, SIDE]].max()  # brightness has many sizes, but a step like its neighbours'
     return step
 
 
-def _noise_before(coefficients: Tensor, step: Tensor) -> float:
+def _noise_before(coefficients: Tensor, step: Tensor, expected: float) -> float:
     """sigma of the noise before JPEG: such as leaves the energy that the calmest blocks have, or one coefficient's.
 
     Noise n ~ N(0, sigma^2) quantised in steps q has the energy q^2 sum_l (2 l + 1) P(|n| > (l + 1/2) q). Of the
-    answers of the block's diagonals the least is taken, since texture only adds.
+    answers of the block's diagonals the lower quartile is taken, since texture only adds.
     """
     energy = _calmest(coefficients.square(), (ORDER >= 1) & (ORDER < 4))
-    sigmas = 0.15 * 1.1 ** torch.arange(60, device=step.device)[:, None, None]
+    sigmas = 0.15 * 1.04 ** torch.arange(150, device=step.device)[:, None, None]
     level = torch.arange(100, device=step.device)[:, None]
     outside = torch.special.erfc((level + 0.5) * step / (math.sqrt(2) * sigmas))
     left = (step**2 * (2 * level + 1) * outside).sum(dim=1)
@@ -168,7 +254,7 @@ def _noise_before(coefficients: Tensor, step: Tensor) -> float:
             one = step[known].square().mean() / (len(energy) * int(known.sum()))
             seen = (energy[:, known].mean() - ROUNDING).clamp_min(one)
             answers.append(float(sigmas[(left[:, known].mean(dim=1) - seen).abs().argmin()]))
-    return min(answers, default=0.0)
+    return sorted(answers)[len(answers) // 4] if answers else expected
 
 
 def _calmest(energy: Tensor, coarse: Tensor) -> Tensor:
