@@ -66,8 +66,8 @@ def test_the_evidence_is_the_density_it_claims_to_be() -> None:
 def test_doubt_counts_as_noise() -> None:
     kernel = torch.ones(1, 1)
     assert Estimate(kernel, 0.0, 0.9).error == 0
-    assert Estimate(kernel, 0.0, 0.65).error == pytest.approx(0.03)
-    assert Estimate(kernel, 0.0, 0.1).error == Estimate(kernel, 0.0, 0.3).error == pytest.approx(0.09)
+    assert Estimate(kernel, 0.0, 0.6).error == pytest.approx(0.03)
+    assert Estimate(kernel, 0.0, 0.1).error == Estimate(kernel, 0.0, 0.3).error == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(("kind", "extent", "least"), [("line", 13, 0.9), ("defocus", 11, 0.9), ("shake", 15, 0.6)])

@@ -23,11 +23,12 @@ LIT = 0.05  # of the maximum: more is part of the kernel
 # to .80 on Kodak's under random kernels and to .85 on Levin's, neither of which it was fitted to (RESULTS.md).
 CONFIDENCE = (3.3, -0.81, -0.41)
 
-# Kernels with a confidence of .77 and more are best restored as if they were true; at .6 to .7 an error of .03 gains
-# 2 dB, at .5 and less one of .1 (RESULTS.md).
-TRUSTED = 0.75
-ERROR = 0.3  # for each unit of confidence below that,
-WORST = 0.3  # which count as far as this
+TRUSTED = 0.75  # confidence from which no other kernel need be looked for
+# Good kernels of camera shake have a confidence from .66 up, and are best restored as if they were true; with wrong ones
+# at .6 an error of .03 gains 2 dB, at .5 and less one of .1 (RESULTS.md).
+DOUBTED = 0.66
+ERROR = 0.5  # for each unit of confidence below that,
+WORST = 0.2  # which count as far as this
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Estimate:
 
         Deconvolution with a wrong kernel rings; a restoration that is told of the error rings less.
         """
-        return ERROR * min(WORST, max(0.0, TRUSTED - self.confidence))
+        return ERROR * min(WORST, max(0.0, DOUBTED - self.confidence))
 
 
 def judge(denoise: Denoiser, y: Measurement, kernel: Tensor, sigma: float) -> Estimate:
