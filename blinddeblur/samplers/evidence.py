@@ -23,7 +23,6 @@ LIT = 0.05  # of the maximum: more is part of the kernel
 # to .80 on Kodak's under random kernels and to .85 on Levin's, neither of which it was fitted to (RESULTS.md).
 CONFIDENCE = (3.3, -0.81, -0.41)
 
-TRUSTED = 0.75  # confidence from which no other kernel need be looked for
 # Good kernels of camera shake have a confidence from .66 up, and are best restored as if they were true; with wrong
 # ones at .6 an error of .03 gains 2 dB, at .5 and less one of .1 (RESULTS.md).
 DOUBTED = 0.66

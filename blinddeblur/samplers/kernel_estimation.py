@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from blinddeblur.physics import kernels
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers import fast
-from blinddeblur.samplers.evidence import TRUSTED, Estimate, judge
+from blinddeblur.samplers.evidence import Estimate, judge
 from blinddeblur.samplers.first_kernel import first_kernel
 from blinddeblur.samplers.learned_kernel import SMALLEST_PHOTO, learned_kernel
 from blinddeblur.samplers.schedule import Denoiser, Step
@@ -62,17 +62,11 @@ def estimate(
     guesses = [classical_guess(y.y, size), *learned_guesses(given, y.y, sigma, size)]
     if size is None:
         guesses = [kernels.trimmed(guess, MARGIN) for guess in guesses]
-    ranked = sorted((judged(guess) for guess in guesses), key=_evidence, reverse=True)
-    callback(Step(-1, steps, y.y, ranked[0].kernel))
-    found: list[Estimate] = []
-    for guess in ranked:  # the next one only where the best so far cannot be trusted
-        chain = [guess]
-        while len(chain) <= MOST_ROUNDS and (len(chain) == 1 or chain[-1].evidence > chain[-2].evidence + LEAST_GAIN):
-            _, refined = fast.sample(denoise, y, chain[-1].kernel, sigma, steps, generator, callback)
-            chain.append(judged(kernels.trimmed(refined, MARGIN) if size is None else refined))
-        found += chain
-        if max(found, key=_evidence).confidence > TRUSTED:
-            break
+    found = [max((judged(guess) for guess in guesses), key=_evidence)]
+    callback(Step(-1, steps, y.y, found[0].kernel))
+    while len(found) <= MOST_ROUNDS and (len(found) == 1 or found[-1].evidence > found[-2].evidence + LEAST_GAIN):
+        _, refined = fast.sample(denoise, y, found[-1].kernel, sigma, steps, generator, callback)
+        found.append(judged(kernels.trimmed(refined, MARGIN) if size is None else refined))
     return max(found, key=_evidence)
 
 
