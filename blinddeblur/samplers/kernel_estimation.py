@@ -24,6 +24,7 @@ RIM = 2  # pixels at the edge of the kernel's array that must be empty
 MARGIN = 4  # empty pixels around a guess: room for what the refinement adds
 MOST_ROUNDS = 4  # of refinement,
 LEAST_GAIN = 0.15  # as long as the evidence, for a pixel, gains more than this
+LEAD = 0.9  # of evidence that a learned guess needs over the classical one, which gains more by refinement
 JUDGED_SIDE = 256  # pixels of the part of the photo by which kernels are judged
 
 
@@ -62,7 +63,9 @@ def estimate(
     guesses = [classical_guess(y.y, size), *learned_guesses(given, y.y, sigma, size)]
     if size is None:
         guesses = [kernels.trimmed(guess, MARGIN) for guess in guesses]
-    found = [max((judged(guess) for guess in guesses), key=_evidence)]
+    classical, *learned = (judged(guess) for guess in guesses)
+    best = max(learned, key=_evidence, default=classical)
+    found = [best if best.evidence > classical.evidence + LEAD else classical]
     callback(Step(-1, steps, y.y, found[0].kernel))
     while len(found) <= MOST_ROUNDS and (len(found) == 1 or found[-1].evidence > found[-2].evidence + LEAST_GAIN):
         _, refined = fast.sample(denoise, y, found[-1].kernel, sigma, steps, generator, callback)
