@@ -24,7 +24,7 @@ RIM = 2  # pixels at the edge of the kernel's array that must be empty
 MARGIN = 4  # empty pixels around a guess: room for what the refinement adds
 MOST_ROUNDS = 4  # of refinement,
 LEAST_GAIN = 0.15  # as long as the evidence, for a pixel, gains more than this
-LEAD = 0.9  # of evidence that a learned guess needs over the classical one, which gains more by refinement
+LEAD = 1.25  # of evidence that a learned guess needs over the classical one, which gains more by refinement
 JUDGED_SIDE = 256  # pixels of the part of the photo by which kernels are judged
 
 
