@@ -136,7 +136,8 @@ def _compression_error(plane: Tensor, kept: Tensor | None = None, expected: floa
     spread = p * step**2 / 12  # E |Q(y) - y|^2 elsewhere
     w = (1 - sigma**2 / (energy - spread + lost).clamp_min(1e-6)).clamp_min(0)
     error = (1 - w) ** 2 * energy + w * (2 - w) * spread + w**2 * lost + w * sigma**2
-    error = torch.where(step > 0, error, energy)
+    few = coefficients.abs().clamp_max(ZERO).square().mean(dim=0)  # what is seldom beyond zero is no error for that
+    error = torch.where(step > 0, error, few)
     return float((error if kept is None else error * kept.to(error)).mean()), sigma
 
 
