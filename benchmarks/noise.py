@@ -4,8 +4,8 @@ python -m benchmarks.noise PHOTOS [--number 24] [--side 320]
 
 Each photo is left sharp, or blurred by a random kernel of 7 to 40 px cut from a larger picture, or blurred and darkened
 to a fifth, so that noise clips; then noised, and written and read as a file. The truth is the root mean square of the
-file's pixels minus the blurred picture without noise, which counts what rounding and JPEG did; over pixels three sigma
-or more from black and white, for clipping would hide the noise. Right is within 15 % or 0.3 levels of 8 bits.
+file's pixels minus the picture that was noised, so that what rounding and JPEG did counts; over pixels three sigma or
+more from black and white, for clipping would hide the noise. Right is within 15 % or 0.3 levels of 8 bits.
 
 The photos should be PNG files: the error of their own compression is part of a JPEG photo that is left sharp.
 """
