@@ -173,6 +173,11 @@ def test_the_map_covers_the_error() -> None:
     x, y = blurred(160, 170, 3, kernel, sigma=0.01)
     result = blinddeblur.restore(y, kernel=kernel, samples=8, device="cpu")
     assert result.uncertainty is not None
-    errors = (np.abs(result.image - x) / result.uncertainty)[12:-12, 12:-12]
-    assert 0.6 < (errors < 1).mean() < 0.85
-    assert (errors < 3).mean() > 0.97
+    inner = slice(12, -12)
+    error, sigma = np.abs(result.image - x)[inner, inner], result.uncertainty[inner, inner]
+    # A drawing is easier than the photos of the calibration (0.6 to 0.76): flat areas come out better than feared.
+    assert 0.6 < (error < sigma).mean() < 0.93
+    assert (error < 3 * sigma).mean() > 0.98
+    assert sigma.mean() < 2 * np.sqrt((error**2).mean())
+    doubtful = sigma > np.median(sigma)
+    assert (error**2)[doubtful].mean() > 4 * (error**2)[~doubtful].mean()
