@@ -13,6 +13,7 @@ from blinddeblur.errors import EstimationError
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.measurement import Measurement
+from blinddeblur.samplers import kernel_estimation
 from blinddeblur.samplers.evidence import Estimate, judge, residual
 from blinddeblur.samplers.kernel_estimation import MARGIN, classical_guess, estimate, largest_kernel, learned_guesses
 from blinddeblur.samplers.schedule import Denoiser, Step
@@ -113,14 +114,28 @@ def test_a_blur_beyond_the_learned_kernels_is_seen_at_half_the_size() -> None:
     assert whole.shape == (63, 63)
     assert half.shape == (109, 109)  # as large as this photo permits
     assert kernels.trimmed(half, 0).shape[-1] == pytest.approx(90, abs=4)  # twice the 45 seen at half the size
-    assert len(learned_guesses(seen, small, SIGMA, None)) == 1  # half of this photo is too small to be looked at
+    assert len(list(learned_guesses(seen, small, SIGMA, None))) == 1  # half of this photo is too small to be looked at
     assert [guess.shape for guess in learned_guesses(seen, large, SIGMA, 95)] == [(95, 95), (95, 95)]
 
 
-def test_no_texture_no_kernel() -> None:
+def test_no_texture_no_confidence() -> None:
     flat = Measurement.of(torch.full((1, 1, 100, 100), 0.5))
-    with torch.inference_mode(), pytest.raises(EstimationError, match="came out empty"):
-        estimate(load_prior("photo").denoise, given, flat, SIGMA, size=15, steps=2)
+    with torch.inference_mode():
+        assert estimate(load_prior("photo").denoise, given, flat, SIGMA, size=15, steps=2).confidence < 0.2
+
+
+def test_one_kind_of_guess_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(*arguments: object) -> torch.Tensor:
+        raise EstimationError("nothing left")
+
+    true = kernel_of("shake", 15)
+    y, denoise = measured(true), load_prior("photo").denoise
+    monkeypatch.setattr(kernel_estimation, "classical_guess", empty)
+    with torch.inference_mode():
+        assert agreement(estimate(denoise, given, y, SIGMA, steps=2).kernel, true) > 0.5
+    monkeypatch.setattr(kernel_estimation, "learned_kernel", empty)
+    with torch.inference_mode(), pytest.raises(EstimationError, match="Nothing in the photo tells"):
+        estimate(denoise, given, y, SIGMA, steps=2)
 
 
 def test_trimmed_kernels_lose_nothing() -> None:

@@ -1,11 +1,14 @@
 """The kernel of a photo that nobody knows: two kinds of first guess, the more evident one refined by diffusion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from operator import attrgetter, itemgetter
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from blinddeblur.errors import EstimationError
 from blinddeblur.physics import kernels
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers import fast
@@ -51,7 +54,7 @@ def estimate(
         callback: told of every step, beginning with the first guess.
 
     Raises:
-        EstimationError: nothing is left of a guess, as in a photo without any texture.
+        EstimationError: nothing is left of any guess, as in a photo without any texture.
     """
     height, width = y.y.shape[-2:]
     rows, columns = ((side - min(side, JUDGED_SIDE)) // 2 for side in (height, width))
@@ -60,21 +63,24 @@ def estimate(
     def judged(kernel: Tensor) -> Estimate:
         return judge(denoise, part, kernel, sigma)
 
-    guesses = [classical_guess(y.y, size), *learned_guesses(given, y.y, sigma, size)]
-    if size is None:
-        guesses = [kernels.trimmed(guess, MARGIN) for guess in guesses]
-    classical, *learned = (judged(guess) for guess in guesses)
-    best = max(learned, key=_evidence, default=classical)
-    found = [best if best.evidence > classical.evidence + LEAD else classical]
+    firsts: list[tuple[float, Estimate]] = []
+
+    def consider(guesses: Iterable[Tensor], lead: float) -> None:
+        with suppress(EstimationError):  # nothing came of this kind of guess; the other may do
+            for guess in guesses:
+                first = judged(kernels.trimmed(guess, MARGIN) if size is None else guess)
+                firsts.append((first.evidence - lead, first))
+
+    consider((classical_guess(y.y, side) for side in [size]), lead=0)
+    consider(learned_guesses(given, y.y, sigma, size), lead=LEAD)
+    if not firsts:
+        raise EstimationError("Nothing in the photo tells of its blur. Give --kernel-size, or a --kernel of your own.")
+    found = [max(firsts, key=itemgetter(0))[1]]
     callback(Step(-1, steps, y.y, found[0].kernel))
     while len(found) <= MOST_ROUNDS and (len(found) == 1 or found[-1].evidence > found[-2].evidence + LEAST_GAIN):
         _, refined = fast.sample(denoise, y, found[-1].kernel, sigma, steps, generator, callback)
         found.append(judged(kernels.trimmed(refined, MARGIN) if size is None else refined))
-    return max(found, key=_evidence)
-
-
-def _evidence(estimate: Estimate) -> float:
-    return estimate.evidence
+    return max(found, key=attrgetter("evidence"))
 
 
 def classical_guess(y: Tensor, size: int | None) -> Tensor:
@@ -89,10 +95,9 @@ def classical_guess(y: Tensor, size: int | None) -> Tensor:
 
 def learned_guesses(
     given: Callable[[Tensor, float], Denoiser], y: Tensor, sigma: float, size: int | None
-) -> list[Tensor]:
+) -> Iterator[Tensor]:
     """By the conditioned prior, which knows kernels up to 63 pixels: and of the photo at half its size, up to 125."""
     limit, known = min(size or SIZES[-1], largest_kernel(y)), kernels.PRIOR_SIZE - 1
-    guesses = []
     for scale in (1, 2):
         small = F.avg_pool2d(y, scale)
         if min(small.shape[-2:]) < SMALLEST_PHOTO or (scale > 1 and limit <= known):
@@ -102,8 +107,7 @@ def learned_guesses(
             guess = kernels.resized(guess, scale * guess.shape[-1] - 1, scale)
             if kernels.trimmed(guess, 0).shape[-1] <= known:
                 break  # the other one sees it better
-        guesses.append(kernels.fitted(guess, size or min(guess.shape[-1], limit)))
-    return guesses
+        yield kernels.fitted(guess, size or min(guess.shape[-1], limit))
 
 
 def touches_rim(kernel: Tensor) -> bool:
