@@ -15,18 +15,25 @@ from blinddeblur.errors import PhotoError
 from blinddeblur.tifftags import CUT_OFF
 
 _CMYK = "The picture is in CMYK, the colours of printing. Convert it to RGB first."
-_SEVERAL = (
+SEVERAL = (
     "The file holds several pictures (an animation or pages). Only single pictures are restored: save one of them."
 )
-_UNKNOWN = "The file is not a JPEG, PNG, TIFF, WebP or BMP picture. Convert it to one of these first."
+UNDECODABLE = "The picture cannot be decoded: the file is damaged or of a rare kind. Copy it again or save it as a PNG."
+_UNKNOWN = "The file is not a JPEG, PNG, TIFF, WebP, BMP, HEIC or AVIF picture. Convert it to one of these first."
 
 # Segments of a JPEG, also behind the compressed data of a scan, where 0xff is always followed by 0 or a restart marker.
 _JPEG_MARKER = re.compile(rb"\xff+([\xc0-\xcf\xd9-\xfe])")
 _JPEG_END = 0xD9
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_TABLES = 0xDB  # of quantisation
+_JPEG_FIRST_APPLICATION = 0xE0  # JFIF's
+_JPEG_PER_INCH = {1: 1.0, 2: 2.54}  # units of its density; 0 is none
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_AFTER_FIRST = len(_PNG_SIGNATURE) + 12 + 13  # IHDR has 13 bytes, every chunk 12 around its content
 _PNG_GREY_TYPES = (0, 4)
+_PNG_PER_METRE = 1  # unit of its density; 0 is none
+METRES_PER_INCH = 0.0254
 
 _WEBP_ANIMATED = 0x02
 
@@ -39,7 +46,8 @@ class Header:
     """Size in pixels as stored, before any rotation, and what the decoder would not tell.
 
     format: "JPEG", "PNG", "TIFF", "WebP" or "BMP". grey: the colours are shades of grey even where the decoder gives
-    three channels. page: the directory of a TIFF. inverted: 0 means white.
+    three channels. page: the directory of a TIFF. inverted: 0 means white. dpi: pixels per inch, across and down, as
+    stored; None when the format's own header does not say. tables: the quantisation table of each component of a JPEG.
     """
 
     format: str
@@ -48,6 +56,8 @@ class Header:
     grey: bool = False
     page: tifftags.Directory | None = None
     inverted: bool = False
+    dpi: tuple[float, float] | None = None
+    tables: tuple[tuple[int, ...], ...] = ()
 
 
 def read_header(data: bytes) -> Header:
@@ -69,11 +79,13 @@ def read_header(data: bytes) -> Header:
             return _bmp(data)
     except struct.error as error:
         raise PhotoError(CUT_OFF) from error
-    raise PhotoError(_SEVERAL if data.startswith(b"GIF8") else _UNKNOWN)
+    raise PhotoError(SEVERAL if data.startswith(b"GIF8") else _UNKNOWN)
 
 
 def _jpeg(data: bytes) -> Header:
-    header = None
+    frame: tuple[int, int, bytes] | None = None
+    dpi = None
+    tables: dict[int, tuple[int, ...]] = {}
     for marker, segment in _jpeg_segments(data):
         if marker in _JPEG_FRAMES:
             precision, height, width, components = struct.unpack_from(">BHHB", segment)
@@ -83,10 +95,28 @@ def _jpeg(data: bytes) -> Header:
                 )
             if components == 4:
                 raise PhotoError(_CMYK)
-            header = Header("JPEG", width, height, grey=components == 1)
-    if header is None:
+            frame = width, height, segment[8 : 8 + 3 * components : 3]  # of each component, which table it uses
+        elif marker == _JPEG_TABLES:
+            tables |= _jpeg_tables(segment)
+        elif marker == _JPEG_FIRST_APPLICATION and segment.startswith(b"JFIF\0"):
+            unit, across, down = struct.unpack_from(">BHH", segment, 7)
+            per_inch = _JPEG_PER_INCH.get(unit, 0)
+            dpi = tifftags.sensible_dpi(per_inch * across, per_inch * down)
+    if frame is None:
         raise PhotoError(CUT_OFF)
-    return header
+    width, height, used = frame
+    whole = tuple(tables[number] for number in used if number in tables)
+    return Header("JPEG", width, height, grey=len(used) == 1, dpi=dpi, tables=whole)
+
+
+def _jpeg_tables(segment: bytes) -> dict[int, tuple[int, ...]]:
+    tables = {}
+    position = 0
+    while position < len(segment):
+        number, two_bytes = segment[position] & 15, segment[position] >> 4
+        tables[number] = struct.unpack_from(">64H" if two_bytes else ">64B", segment, position + 1)
+        position += 1 + 64 * (1 + bool(two_bytes))
+    return tables
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -109,12 +139,18 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 def _png(data: bytes) -> Header:
     chunks = dict(png_chunks(data))
     if b"acTL" in chunks:
-        raise PhotoError(_SEVERAL)
+        raise PhotoError(SEVERAL)
     width, height, _, colour_type = struct.unpack_from(">IIBB", chunks.get(b"IHDR", b""))
     if colour_type == 0 and b"tRNS" in chunks:
         # The decoder forgets which shade of grey is transparent.
         raise PhotoError("One shade of grey of this PNG is transparent. Save it with an alpha channel instead.")
-    return Header("PNG", width, height, grey=colour_type in _PNG_GREY_TYPES)
+    dpi = None
+    if b"pHYs" in chunks:
+        across, down, unit = struct.unpack_from(">IIB", chunks[b"pHYs"])
+        dpi = (
+            tifftags.sensible_dpi(across * METRES_PER_INCH, down * METRES_PER_INCH) if unit == _PNG_PER_METRE else None
+        )
+    return Header("PNG", width, height, grey=colour_type in _PNG_GREY_TYPES, dpi=dpi)
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -133,10 +169,16 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def png_file(chunks: list[tuple[bytes, bytes]]) -> bytes:
     """The PNG file with these chunks, each given as its type and content."""
-    parts = [_PNG_SIGNATURE]
-    for kind, content in chunks:
-        parts += [struct.pack(">I", len(content)), kind, content, struct.pack(">I", zlib.crc32(kind + content))]
-    return b"".join(parts)
+    return _PNG_SIGNATURE + b"".join(_png_chunk(*chunk) for chunk in chunks)
+
+
+def png_with_chunks(data: bytes, added: list[tuple[bytes, bytes]]) -> bytes:
+    """A PNG file with more chunks, put where all kinds are allowed: behind the first."""
+    return data[:_PNG_AFTER_FIRST] + b"".join(_png_chunk(*chunk) for chunk in added) + data[_PNG_AFTER_FIRST:]
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def _webp(data: bytes) -> Header:
@@ -147,7 +189,7 @@ def _webp(data: bytes) -> Header:
     if kind == b"VP8X":
         flags, width, height = struct.unpack("<B3x3s3s", data[20:30])
         if flags & _WEBP_ANIMATED:
-            raise PhotoError(_SEVERAL)
+            raise PhotoError(SEVERAL)
         return Header("WebP", int.from_bytes(width, "little") + 1, int.from_bytes(height, "little") + 1)
     if kind == b"VP8L":
         (sides,) = struct.unpack_from("<I", data, 21)
@@ -165,7 +207,7 @@ def _bmp(data: bytes) -> Header:
 def _tiff(data: bytes) -> Header:
     page, *others = tifftags.directories(data)
     if any(not other.number(tifftags.NEW_SUBFILE_TYPE) & 1 for other in others):  # bit 0: a smaller copy of the first
-        raise PhotoError(_SEVERAL)
+        raise PhotoError(SEVERAL)
     _check_tiff_samples(page)
     _check_tiff_extent(page)
     return Header(
@@ -174,6 +216,7 @@ def _tiff(data: bytes) -> Header:
         page.number(tifftags.HEIGHT),
         page=page,
         inverted=page.number(tifftags.PHOTOMETRIC) == tifftags.WHITE_IS_ZERO,
+        dpi=page.dpi(),
     )
 
 

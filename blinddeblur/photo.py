@@ -1,14 +1,18 @@
-"""File <-> Photo: pixels, alpha, bit depth, EXIF and ICC profile, orientation; kernel files; safe writing.
+"""File <-> Photo: pixels, alpha, bit depth, metadata and colour profile, orientation; kernel files; safe writing.
 
-Nothing is lost or changed without a word: what cannot be read or written faithfully is refused in a sentence.
+Nothing is lost or changed without a word: what cannot be read or written faithfully is refused in a sentence. Colours
+are never converted: the pixels of a wide-gamut photo stay as they are, and its profile goes with them.
 """
 
 import contextlib
 import dataclasses
 import errno
+import functools
 import io
 import os
+import re
 import secrets
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -19,26 +23,33 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from blinddeblur import tifftags
+from blinddeblur import heif, tifftags
 from blinddeblur.errors import EstimationError, KernelError, OutputError, PhotoError
-from blinddeblur.imageheader import png_chunks, png_file, read_header
+from blinddeblur.imageheader import (
+    METRES_PER_INCH,
+    UNDECODABLE,
+    png_chunks,
+    png_file,
+    png_with_chunks,
+    read_header,
+)
 
 Array = npt.NDArray[Any]
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")  # of files that can be written
+READABLE = (*EXTENSIONS, *heif.EXTENSIONS)
 
 MINIMUM_SIDE = 32  # pixels; below, there is no blur to be told from the picture
 MAXIMUM_PIXELS = 200_000_000  # 2.4 GB as float32 RGB; beyond every camera, and what a forged header is caught by
+_OPENCV_PIXELS, _OPENCV_SIDE = 2**30, 2**20  # what OpenCV decodes at most, unless its environment says otherwise
 
-_JPEG_QUALITY = 95
+_MOST_BYTES_PER_PIXEL = 8  # four channels of 16 bits, not compressed
+_ROOM_FOR_METADATA = 2**28  # bytes; also for what cameras append to a photo, such as a few seconds of film
+
+JPEG_QUALITY = 95
 _WEBP_LOSSLESS = 101  # OpenCV's convention: a quality above 100
 _ENCODER_SETTINGS = {
-    ".jpg": [
-        cv2.IMWRITE_JPEG_QUALITY,
-        _JPEG_QUALITY,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ],
+    ".jpg": [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
     ".webp": [cv2.IMWRITE_WEBP_QUALITY, _WEBP_LOSSLESS],
 }
 _SAME_ENDING = {".jpeg": ".jpg", ".tif": ".tiff"}
@@ -50,9 +61,22 @@ _NEGATIVE_SHARE = 0.1  # of a kernel's mass: what a least-squares estimate leave
 
 _UNCERTAINTY_WHITE = 0.1  # what is white in the picture of an uncertainty map: most maps lie below, and all compare
 
+_NUL = "there is a NUL byte in its path"  # the one thing about a path that Python itself refuses, with a ValueError
+
 _OPENCV_SILENT = 0  # log level
 
 _EXIF_PREFIX = b"Exif\0\0"  # part of the JPEG segment, and put in front by some writers of PNG and WebP as well
+_XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"  # part of the JPEG segment
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]")
+_XMP_THUMBNAILS = (b"xmp:Thumbnails", b"xap:Thumbnails")
+
+_JFIF_UNIT = 13  # place of the unit of density, and of the density behind it, in a JPEG file that begins with JFIF
+_JFIF_PER_INCH = 1
+
+_FIRST_ON_ITS_SIDE = 5  # of the orientations, those that exchange width and height: 5 to 8
+_FINEST_JPEG_QUALITY = 100  # its tables are all ones
+
+_PNG_XMP = b"XML:com.adobe.xmp\0\0\0\0\0"  # keyword of the chunk, not compressed, no language, no translated keyword
 _PNG_GREY_ALPHA = 4  # colour type
 _PNG_COLOUR_TYPE = 9  # its place in the IHDR chunk
 
@@ -64,7 +88,9 @@ class Photo:
     pixels: float32 (height, width, channels), sRGB-encoded, [0, 1]; one channel is grey, three are RGB.
     alpha: (height, width), uint8 or uint16 as depth says, untouched; None for an opaque picture.
     depth: bits per sample of the file, 8 or 16.
-    exif: EXIF block, its orientation 1. icc: colour profile. None when the file has none.
+    exif: EXIF block, its orientation 1. icc: colour profile. xmp: XMP packet. None when the file has none.
+    dpi: pixels per inch across and down, by the format's header or by EXIF; None when neither says.
+    jpeg_quality: what the photo is written with as a JPEG, 95 to 100: no coefficient more coarsely than it was read.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -72,71 +98,153 @@ class Photo:
     depth: int = 8
     exif: bytes | None = None
     icc: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    jpeg_quality: int = JPEG_QUALITY
 
     def with_pixels(self, pixels: npt.NDArray[np.float32]) -> "Photo":
         """The photo with new pixels, float32 (height, width, channels), and all else kept."""
         return dataclasses.replace(self, pixels=pixels)
 
 
-def read(path: Path) -> Photo:
+def read(path: Path, most_pixels: int = MAXIMUM_PIXELS) -> Photo:
     """Read a photo, turned upright. Raises PhotoError, naming the file, for whatever cannot be restored faithfully.
 
-    Of a TIFF the colour profile and the orientation are kept, other tags are not.
+    See decode for what is kept. What is no regular file (a pipe, a device) is refused, not waited for.
     """
     try:
-        return _decoded(_file_bytes(path), MINIMUM_SIDE)
+        return decode(_file_bytes(path, most_bytes(most_pixels)), most_pixels)
     except PhotoError as error:
         raise PhotoError(f"{path}: {error}") from error
 
 
-def write(photo: Photo, path: Path, *, overwrite: bool = False) -> None:
-    """Write a photo in the format of the path's extension, rounded to 16 bits where photo and format have them, else 8.
+def decode(data: bytes, most_pixels: int = MAXIMUM_PIXELS) -> Photo:
+    """A photo, turned upright, from the bytes of its file; the format is told from them.
 
-    JPEG is written with quality 95 and full colour resolution, all else without loss, except that WebP forgets the
-    colour of fully transparent pixels and cannot be grey. EXIF goes into JPEG, PNG and WebP, a colour profile also
-    into TIFF, if it is one for the channels of the file. TIFF holds a grey photo with transparency as RGB.
+    Kept are EXIF, XMP, colour profile and resolution. Thumbnails are not: they show the blurred picture. Of a TIFF,
+    EXIF holds the tags that speak of the picture; of a JPEG, XMP is the main packet without extensions.
+    most_pixels: a larger picture is refused before it is decoded.
+
+    Raises PhotoError, which does not name the file, for whatever cannot be restored faithfully.
+    """
+    return _decoded(data, MINIMUM_SIDE, most_pixels)
+
+
+def most_bytes(most_pixels: int = MAXIMUM_PIXELS) -> int:
+    """More than a file of so many pixels has; whoever reads from a pipe needs no more than one byte beyond."""
+    return _MOST_BYTES_PER_PIXEL * most_pixels + _ROOM_FOR_METADATA
+
+
+def result_ending(source_suffix: str) -> str:
+    """The ending of a result for a photo with this one, both with their dot: the same if that can be written."""
+    return ".png" if source_suffix.lower() in heif.EXTENSIONS else source_suffix
+
+
+def write(photo: Photo, path: Path, *, overwrite: bool = False) -> None:
+    """Write a photo in the format of the path's extension, see encode.
 
     Raises OutputError when the format cannot hold the photo or the file cannot be written (see write_bytes), and
     EstimationError when a pixel is not finite.
     """
-    ending = path.suffix.lower()
-    if ending not in EXTENSIONS:
-        raise OutputError(f"{path}: The ending must be one of {', '.join(EXTENSIONS)}.")
-    ending = _SAME_ENDING.get(ending, ending)
-    if photo.alpha is not None and ending not in _HOLDS_ALPHA:
-        raise OutputError(f"{path}: This format cannot hold the transparency of the photo. Use .png instead.")
-    if not np.isfinite(photo.pixels).all():
-        raise EstimationError(f"{path}: The result contains values that are not numbers, so nothing was written.")
-    data = _encoded(photo, ending)
-    if data is None:
-        raise OutputError(
-            f"{path}: This format cannot hold the photo: it is too wide or too high, or its EXIF block or colour "
-            "profile is too large. Use .png instead."
-        )
+    try:
+        data = encode(photo, path.suffix)
+    except (OutputError, EstimationError) as error:
+        raise type(error)(f"{path}: {error}") from error
     write_bytes(data, path, overwrite=overwrite)
 
 
-def write_bytes(data: bytes, path: Path, *, overwrite: bool) -> None:
-    """Write a whole file or none: into a temporary file beside it, which then takes its name.
+def encode(photo: Photo, ending: str) -> bytes:
+    """The bytes of a file in the format of an ending such as ".png".
 
-    Missing folders are created. Raises OutputError when the file exists and may not be overwritten, and when the
-    system refuses (no permission, full disk). No temporary file stays behind, not even after an interrupt.
+    Samples are rounded to 16 bits where photo and format have them, else to 8. JPEG has the quality that the photo asks
+    for and full colour resolution; all else is without loss, except that WebP forgets the colour of fully transparent
+    pixels and cannot be grey. EXIF, XMP, resolution, and a colour profile if it
+    is one for the channels of the file, go into all but BMP; in WebP the resolution is a part of EXIF. TIFF holds a
+    grey photo with transparency as RGB.
+
+    Raises OutputError when the format cannot hold the photo, and EstimationError when a pixel is not finite.
     """
-    check_free(path, overwrite=overwrite)
-    # Not derived from the name, which may already be as long as the system allows.
-    temporary = path.parent / f".blinddeblur-{secrets.token_hex(8)}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    ending = ending.lower()
+    if ending not in EXTENSIONS:
+        raise OutputError(f"The ending must be one of {', '.join(EXTENSIONS)}.")
+    ending = _SAME_ENDING.get(ending, ending)
+    if photo.alpha is not None and ending not in _HOLDS_ALPHA:
+        raise OutputError("This format cannot hold the transparency of the photo. Use .png instead.")
+    if not np.isfinite(photo.pixels).all():
+        raise EstimationError("The result contains values that are not numbers, so nothing was written.")
+    data = _encoded(photo, ending)
+    if data is None:
+        raise OutputError(
+            "This format cannot hold the photo: it is too wide or too high, or its EXIF block, XMP packet or colour "
+            "profile is too large. Use .png instead."
+        )
+    return data
+
+
+class Together:
+    """Files that appear together, or not at all: each waits under a temporary name in its folder for the last one.
+
+    At the end of the block all take their names. Only if that is cut short do some appear without the others. After an
+    error or an interrupt within the block no temporary file stays behind.
+
+    Example:
+        >>> with Together(overwrite=False) as files:  # doctest: +SKIP
+        ...     files.add(encode(photo, ".png"), Path("photo.png"))
+        ...     files.add(report, Path("photo.json"))
+    """
+
+    def __init__(self, *, overwrite: bool) -> None:
+        self._overwrite = overwrite
+        self._waiting: list[tuple[Path, Path]] = []  # temporary names and final ones
+
+    def __enter__(self) -> "Together":
+        return self
+
+    def add(self, data: bytes, path: Path) -> None:
+        """Write a file under a temporary name. Missing folders are created.
+
+        Raises OutputError when the file exists and may not be overwritten, and when the system refuses (no permission,
+        full disk).
+        """
+        check_free(path, overwrite=self._overwrite)
+        # Not derived from the name, which may already be as long as the system allows.
+        temporary = path.parent / f".blinddeblur-{secrets.token_hex(8)}.tmp"
+        with _said_in_words(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._waiting.append((temporary, path))
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())  # some systems report a full disk only here
-            _move(temporary, path, overwrite=overwrite)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                for _temporary, path in self._waiting:
+                    check_free(path, overwrite=self._overwrite)
+                for temporary, path in self._waiting:
+                    with _said_in_words(path):
+                        _move(temporary, path, overwrite=self._overwrite)
         finally:
-            temporary.unlink(missing_ok=True)
+            for temporary, path in self._waiting:
+                with _said_in_words(path):
+                    temporary.unlink(missing_ok=True)
+
+
+def write_bytes(data: bytes, path: Path, *, overwrite: bool) -> None:
+    """Write a whole file or none: into a temporary file beside it, which then takes its name. See Together.add."""
+    with Together(overwrite=overwrite) as files:
+        files.add(data, path)
+
+
+@contextlib.contextmanager
+def _said_in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OutputError(f"{path}: The file could not be written, because {_reason(error)}.") from error
+    except ValueError as error:
+        raise OutputError(f"{path}: The file could not be written, because {_NUL}.") from error
 
 
 def read_kernel(path: Path) -> npt.NDArray[np.float64]:
@@ -147,30 +255,36 @@ def read_kernel(path: Path) -> npt.NDArray[np.float64]:
     Raises KernelError, naming the file, when it is unreadable or no blur kernel.
     """
     try:
-        data = _file_bytes(path)
-        values = _array_of_npy(data) if path.suffix.lower() == ".npy" else _decoded(data, 1).pixels.mean(axis=2)
+        data = _file_bytes(path, most_bytes())
+        if path.suffix.lower() == ".npy":
+            values = _array_of_npy(data)
+        else:
+            values = _decoded(data, 1, MAXIMUM_PIXELS).pixels.mean(axis=2)
         return _checked_kernel(values)
     except (PhotoError, KernelError) as error:
         raise KernelError(f"{path}: {error}") from error
 
 
 def write_kernel(kernel: Array, stem: Path, *, overwrite: bool = False) -> tuple[Path, Path]:
-    """Write STEM.kernel.png, to look at (16-bit grey, its maximum white), and STEM.kernel.npy (float32, sum 1).
+    """Write the files of kernel_files and return their paths.
 
-    kernel: (height, width), non-negative. Returns both paths. Raises EstimationError when it is no kernel, and
-    OutputError as write_bytes does, before either file is written when one of them exists.
+    Raises EstimationError when it is no kernel, and OutputError as write_bytes does.
+    """
+    return _write_both(kernel_files(kernel, stem), overwrite=overwrite)
+
+
+def kernel_files(kernel: Array, stem: Path) -> dict[Path, bytes]:
+    """STEM.kernel.png, to look at (16-bit grey, its maximum white), and STEM.kernel.npy (float32, sum 1).
+
+    kernel: (height, width), non-negative. Raises EstimationError when it is no kernel.
     """
     try:
         values = _checked_kernel(kernel)
     except KernelError as error:
         raise EstimationError(f"{stem}: No blur kernel was written. {error}") from error
     picture, array = kernel_paths(stem)
-    for path in (picture, array):
-        check_free(path, overwrite=overwrite)
-    write_bytes(_npy(values), array, overwrite=overwrite)
     preview = (values / values.max()).astype(np.float32)[..., np.newaxis]
-    write(Photo(preview, depth=16), picture, overwrite=overwrite)
-    return picture, array
+    return {picture: encode(Photo(preview, depth=16), ".png"), array: _npy(values)}
 
 
 def kernel_paths(stem: Path) -> tuple[Path, Path]:
@@ -180,19 +294,20 @@ def kernel_paths(stem: Path) -> tuple[Path, Path]:
 
 
 def write_uncertainty(uncertainty: Array, stem: Path, *, overwrite: bool = False) -> tuple[Path, Path]:
-    """Write STEM.uncertainty.png, to look at (16 bits, white is 0.1 and above), and STEM.uncertainty.npy (float32).
+    """Write the files of uncertainty_files and return their paths. Raises OutputError as write_bytes does."""
+    return _write_both(uncertainty_files(uncertainty, stem), overwrite=overwrite)
+
+
+def uncertainty_files(uncertainty: Array, stem: Path) -> dict[Path, bytes]:
+    """STEM.uncertainty.png, to look at (16 bits, white is 0.1 and above), and STEM.uncertainty.npy (float32).
 
     uncertainty: (height, width, channels), standard deviations where white of the photo is 1; the array of a grey photo
-    is (height, width). Returns both paths. Raises OutputError as write_bytes does, before either file is written when
-    one of them exists.
+    is (height, width).
     """
     picture, array = uncertainty_paths(stem)
-    for path in (picture, array):
-        check_free(path, overwrite=overwrite)
-    write_bytes(_npy(uncertainty[..., 0] if uncertainty.shape[2] == 1 else uncertainty), array, overwrite=overwrite)
     preview = (uncertainty / _UNCERTAINTY_WHITE).astype(np.float32)
-    write(Photo(preview, depth=16), picture, overwrite=overwrite)
-    return picture, array
+    values = uncertainty[..., 0] if uncertainty.shape[2] == 1 else uncertainty
+    return {picture: encode(Photo(preview, depth=16), ".png"), array: _npy(values)}
 
 
 def uncertainty_paths(stem: Path) -> tuple[Path, Path]:
@@ -206,37 +321,141 @@ def _npy(values: Array) -> bytes:
     return buffer.getvalue()
 
 
-def _file_bytes(path: Path) -> bytes:
+def _write_both(files: dict[Path, bytes], *, overwrite: bool) -> tuple[Path, Path]:
+    with Together(overwrite=overwrite) as together:
+        for path, data in files.items():
+            together.add(data, path)
+    picture, array = files
+    return picture, array
+
+
+def _file_bytes(path: Path, most: int) -> bytes:
     try:
-        data = path.read_bytes()
+        # Asked first: to open a pipe is to wait for its other end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            what = "folder" if path.is_dir() else "pipe or a device"
+            raise PhotoError(f"The file cannot be read, because it is a {what}. Name the file of a photo.")
+        with path.open("rb") as file:
+            data = file.read(most + 1)
     except OSError as error:
         raise PhotoError(f"The file cannot be read, because {_reason(error)}.") from error
+    except ValueError as error:
+        raise PhotoError(f"The file cannot be read, because {_NUL}.") from error
     if not data:
         raise PhotoError("The file is empty. Copy it again from its source.")
     return data
 
 
-def _decoded(data: bytes, minimum_side: int) -> Photo:
+def _decoded(data: bytes, minimum_side: int, most_pixels: int) -> Photo:
+    if len(data) > most_bytes(most_pixels):
+        raise PhotoError(f"The file is larger than any photo of {most_pixels / 1e6:g} megapixels, which is the limit.")
+    return (_from_heif if heif.is_heif(data) else _from_opencv)(data, minimum_side, most_pixels)
+
+
+def _from_opencv(data: bytes, minimum_side: int, most_pixels: int) -> Photo:
     header = read_header(data)
-    _check_size(header.width, header.height, minimum_side)
+    _check_size(header.width, header.height, minimum_side, most_pixels)
     page = header.page
-    picture, exif, icc = _decoded_by_opencv(data if page is None else _plain_tiff(page))
+    samples, blocks = _decoded_by_opencv(data if page is None else _plain_tiff(page))
+    if samples.shape[:2] != (header.height, header.width):
+        raise PhotoError(UNDECODABLE)
+    exif, icc, xmp = map(blocks.get, (cv2.IMAGE_METADATA_EXIF, cv2.IMAGE_METADATA_ICCP, cv2.IMAGE_METADATA_XMP))
     orientation, exif = tifftags.upright(exif) if exif else (1, None)
     if page is not None:
-        orientation, icc = page.number(tifftags.ORIENTATION, 1), page.raw(tifftags.ICC_PROFILE)
-    picture = _turned(picture, orientation)
-    alpha = np.ascontiguousarray(picture[..., 3]) if picture.shape[2] == 4 else None
-    colours = picture[..., :1] if header.grey else picture[..., 2::-1]
-    pixels = np.ascontiguousarray(colours, dtype=np.float32) / np.float32(np.iinfo(picture.dtype).max)
-    return Photo(1 - pixels if header.inverted else pixels, alpha, picture.dtype.itemsize * 8, exif, icc)
+        orientation, icc, xmp = (
+            page.number(tifftags.ORIENTATION, 1),
+            page.raw(tifftags.ICC_PROFILE),
+            page.raw(tifftags.XMP),
+        )
+        description = page.description()
+        exif = tifftags.exif_block(description, page.order) if description else None
+    photo = _upright(samples, 8 * samples.itemsize, orientation, exif, icc, xmp, header.dpi, grey=header.grey)
+    photo = dataclasses.replace(photo, jpeg_quality=_quality_of(header.tables))
+    return photo.with_pixels(1 - photo.pixels) if header.inverted else photo
 
 
-def _check_size(width: int, height: int, minimum_side: int) -> None:
+def _from_heif(data: bytes, minimum_side: int, most_pixels: int) -> Photo:
+    container = heif.opened(data)
+    _check_size(container.width, container.height, minimum_side, most_pixels)
+    orientation, exif = tifftags.upright(container.exif.removeprefix(_EXIF_PREFIX)) if container.exif else (1, None)
+    if container.format == "HEIC":
+        samples, orientation = container.heic_samples(), 1  # what EXIF says has been done by the decoder
+    else:
+        samples, _ = _decoded_by_opencv(data)
+    if samples.shape[:2] != (container.height, container.width) or samples.max() >> container.bits:
+        raise PhotoError(UNDECODABLE)
+    return _upright(samples, container.bits, orientation, exif, container.icc, container.xmp)
+
+
+def _upright(
+    samples: Array,
+    bits: int,
+    orientation: int,
+    exif: bytes | None,
+    icc: bytes | None,
+    xmp: bytes | None,
+    dpi: tuple[float, float] | None = None,
+    *,
+    grey: bool = False,
+) -> Photo:
+    """The photo of samples (height, width, channels) as stored: integers of `bits` bits, grey, BGR or BGRA."""
+    samples = _turned(samples, orientation)
+    depth = 8 if bits == 8 else 16
+    colours = samples[..., :1] if grey else samples[..., 2::-1]
+    pixels = np.ascontiguousarray(colours, dtype=np.float32) / np.float32(2**bits - 1)
+    alpha = np.ascontiguousarray(samples[..., 3]) if samples.shape[2] == 4 else None
+    if alpha is not None and bits != depth:
+        alpha = _as_integers(alpha / np.float64(2**bits - 1), depth)
+    dpi = dpi or _dpi_of(exif)
+    if dpi and orientation >= _FIRST_ON_ITS_SIDE:
+        dpi = dpi[::-1]
+    return Photo(pixels, alpha, depth, exif, icc, _plain_xmp(xmp) if xmp else None, dpi)
+
+
+def _check_size(width: int, height: int, minimum_side: int, most_pixels: int) -> None:
+    size = f"The picture is {width}x{height} pixels"
     if min(width, height) < minimum_side:
-        raise PhotoError(f"The picture is {width}x{height} pixels. Each side must have at least {minimum_side}.")
-    if width * height > MAXIMUM_PIXELS:
-        limit = MAXIMUM_PIXELS // 1_000_000
-        raise PhotoError(f"The picture is {width}x{height} pixels. Crop it to at most {limit} megapixels.")
+        raise PhotoError(f"{size}. Each side must have at least {minimum_side}.")
+    if width * height > _OPENCV_PIXELS or max(width, height) > _OPENCV_SIDE:
+        most = f"{min(most_pixels, _OPENCV_PIXELS) // 1_000_000} megapixels and {_OPENCV_SIDE} on a side"
+        raise PhotoError(f"{size}, and the limit is {most}. Crop it.")
+    if width * height > most_pixels:
+        needed = -(-width * height // 1_000_000)
+        raise PhotoError(
+            f"{size}, and the limit is {most_pixels / 1e6:g} megapixels. Crop it, or raise the limit with "
+            f"--max-megapixels {needed}."
+        )
+
+
+def _dpi_of(exif: bytes | None) -> tuple[float, float] | None:
+    with contextlib.suppress(PhotoError):  # a block that makes no sense
+        return next(tifftags.directories(exif)).dpi() if exif else None
+    return None
+
+
+def _plain_xmp(xmp: bytes) -> bytes:
+    """The XMP packet with orientation 1 and without thumbnails, which show the blurred picture."""
+    xmp = xmp.removeprefix(_XMP_PREFIX).rstrip(b"\0")
+    for name in _XMP_THUMBNAILS:
+        before, _, rest = xmp.partition(b"<" + name)
+        _, closed, after = rest.partition(b"</" + name + b">")
+        xmp = before + after if closed else xmp
+    return _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+
+
+def _quality_of(tables: tuple[tuple[int, ...], ...]) -> int:
+    """The least JPEG quality, at least 95, whose tables are nowhere coarser than these, one for each component."""
+    for quality in range(JPEG_QUALITY, _FINEST_JPEG_QUALITY):
+        own = _tables_of(quality)
+        if all(map(np.all, map(np.less_equal, own, tables))):
+            return quality
+    return _FINEST_JPEG_QUALITY
+
+
+@functools.cache
+def _tables_of(quality: int) -> tuple[tuple[int, ...], ...]:
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality, *_ENCODER_SETTINGS[".jpg"]]
+    return read_header(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8), settings)[1].tobytes()).tables
 
 
 def _plain_tiff(page: tifftags.Directory) -> bytes:
@@ -251,26 +470,21 @@ def _plain_tiff(page: tifftags.Directory) -> bytes:
     return page.with_numbers(neutral)
 
 
-def _decoded_by_opencv(data: bytes) -> tuple[Array, bytes | None, bytes | None]:
-    """(height, width, channels) in OpenCV's order (grey, BGR or BGRA) as stored, EXIF block, colour profile."""
+def _decoded_by_opencv(data: bytes) -> tuple[Array, dict[int, bytes]]:
+    """(height, width, channels) in OpenCV's order (grey, BGR or BGRA) as stored; the metadata that OpenCV finds."""
     buffer = np.frombuffer(data, np.uint8)
     try:
         with _silent_opencv():
             decoded = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)  # by name: OpenCV 5 moved it
     except cv2.error as error:
-        raise PhotoError(_undecodable()) from error
+        raise PhotoError(UNDECODABLE) from error
     # The type stubs of OpenCV know neither that the picture is None on failure nor that it may be grey.
     picture = cast("Array | None", decoded[0])
     if picture is None or picture.dtype not in (np.uint8, np.uint16):
-        raise PhotoError(_undecodable())
-    metadata = {int(kind): np.asarray(content).tobytes() for kind, content in zip(decoded[1], decoded[2], strict=True)}
-    exif = metadata.get(cv2.IMAGE_METADATA_EXIF, b"").removeprefix(_EXIF_PREFIX)
-    icc = metadata.get(cv2.IMAGE_METADATA_ICCP, b"")
-    return np.atleast_3d(picture), exif or None, icc or None
-
-
-def _undecodable() -> str:
-    return "The picture cannot be decoded: the file is damaged or of a rare kind. Copy it again or save it as a PNG."
+        raise PhotoError(UNDECODABLE)
+    blocks = {int(kind): np.asarray(content).tobytes() for kind, content in zip(decoded[1], decoded[2], strict=True)}
+    exif = blocks.get(cv2.IMAGE_METADATA_EXIF, b"").removeprefix(_EXIF_PREFIX)
+    return np.atleast_3d(picture), blocks | {cv2.IMAGE_METADATA_EXIF: exif}
 
 
 @contextlib.contextmanager
@@ -308,12 +522,17 @@ def _encoded(photo: Photo, ending: str) -> bytes | None:
     else:
         picture = np.dstack([np.broadcast_to(colours, (*colours.shape[:2], 3))[..., ::-1], alpha])
     icc = _fitting_profile(photo.icc, grey=picture.shape[2] == 1 and ending != ".webp")
-    data = _encoded_by_opencv(np.ascontiguousarray(picture), ending, photo.exif, icc)
+    data = _encoded_by_opencv(np.ascontiguousarray(picture), ending, dataclasses.replace(photo, icc=icc))
     if data is None:
         return None
+    if ending == ".jpg":
+        return _completed_jpeg(data, photo)
     if ending == ".tiff":
-        return _completed_tiff(data, icc, has_alpha=alpha is not None)
-    return _grey_alpha_png(data, colours[..., 0], alpha) if grey_alpha_png and alpha is not None else data
+        return _completed_tiff(data, dataclasses.replace(photo, icc=icc))
+    if ending == ".png":
+        data = _grey_alpha_png(data, colours[..., 0], alpha) if grey_alpha_png and alpha is not None else data
+        return _completed_png(data, photo)
+    return data
 
 
 def _as_integers(values: Array, depth: int) -> Array:
@@ -328,10 +547,18 @@ def _fitting_profile(icc: bytes | None, *, grey: bool) -> bytes | None:
     return icc if icc is not None and icc[16:20] == colour_space else None
 
 
-def _encoded_by_opencv(picture: Array, ending: str, exif: bytes | None, icc: bytes | None) -> bytes | None:
-    blocks = {cv2.IMAGE_METADATA_EXIF: exif, cv2.IMAGE_METADATA_ICCP: icc} if ending in _HOLDS_METADATA else {}
-    held = {kind: np.frombuffer(block, np.uint8) for kind, block in blocks.items() if block}
+def _encoded_by_opencv(picture: Array, ending: str, photo: Photo) -> bytes | None:
+    """picture: the samples of the photo in OpenCV's order. OpenCV writes XMP well into WebP only."""
+    blocks: dict[int, bytes | None] = {}
     settings = _ENCODER_SETTINGS.get(ending, [])
+    if ending in _HOLDS_METADATA:
+        blocks = {cv2.IMAGE_METADATA_EXIF: photo.exif, cv2.IMAGE_METADATA_ICCP: photo.icc}
+    if ending == ".webp":
+        blocks |= {cv2.IMAGE_METADATA_EXIF: _exif_with_dpi(photo), cv2.IMAGE_METADATA_XMP: photo.xmp}
+    if ending == ".jpg":
+        settings = [cv2.IMWRITE_JPEG_QUALITY, photo.jpeg_quality, *settings]
+        blocks[cv2.IMAGE_METADATA_XMP] = _XMP_PREFIX + photo.xmp if photo.xmp else None
+    held = {kind: np.frombuffer(block, np.uint8) for kind, block in blocks.items() if block}
     try:
         with _silent_opencv():
             succeeded, data = cv2.imencodeWithMetadata(ending, picture, list(held), list(held.values()), settings)
@@ -340,16 +567,49 @@ def _encoded_by_opencv(picture: Array, ending: str, exif: bytes | None, icc: byt
     return data.tobytes() if succeeded else None
 
 
-def _completed_tiff(data: bytes, icc: bytes | None, *, has_alpha: bool) -> bytes:
-    """A TIFF file of OpenCV with the tags that it leaves out: the meaning of the fourth channel, the colour profile."""
-    added: dict[int, tuple[int, bytes]] = {}
-    if has_alpha:
-        # OpenCV writes in the byte order of the machine, as the first letters of the file say.
-        unassociated = struct.pack("<H" if data.startswith(b"II") else ">H", tifftags.UNASSOCIATED_ALPHA)
-        added[tifftags.EXTRA_SAMPLES] = (tifftags.SHORT, unassociated)
-    if icc:
-        added[tifftags.ICC_PROFILE] = (tifftags.UNDEFINED, icc)
-    return tifftags.with_tags(data, added) if added else data
+def _exif_with_dpi(photo: Photo) -> bytes | None:
+    """The EXIF block, which says the resolution if the photo has one; None when there is nothing to say."""
+    if photo.dpi is None or _dpi_of(photo.exif):
+        return photo.exif
+    if photo.exif is None:
+        return tifftags.exif_block(tifftags.resolution(photo.dpi))
+    with contextlib.suppress(PhotoError):  # a block that makes no sense stays as it is
+        return tifftags.with_tags(photo.exif, tifftags.resolution(photo.dpi))
+    return photo.exif
+
+
+def _completed_jpeg(data: bytes, photo: Photo) -> bytes:
+    """A JPEG file of OpenCV with the resolution in its first segment, which otherwise says that there is none."""
+    if photo.dpi is None:
+        return data
+    changed = bytearray(data)
+    struct.pack_into(">BHH", changed, _JFIF_UNIT, _JFIF_PER_INCH, *map(round, photo.dpi))
+    return bytes(changed)
+
+
+def _completed_png(data: bytes, photo: Photo) -> bytes:
+    """A PNG file with resolution and XMP."""
+    chunks = []
+    if photo.dpi is not None:
+        per_metre = (round(value / METRES_PER_INCH) for value in photo.dpi)
+        chunks.append((b"pHYs", struct.pack(">IIB", *per_metre, 1)))
+    if photo.xmp:
+        chunks.append((b"iTXt", _PNG_XMP + photo.xmp))
+    return png_with_chunks(data, chunks) if chunks else data
+
+
+def _completed_tiff(data: bytes, photo: Photo) -> bytes:
+    """A TIFF file of OpenCV with the tags that it leaves out, or fills with nonsense: 1 pixel per inch."""
+    added = tifftags.resolution(photo.dpi)
+    with contextlib.suppress(PhotoError):  # a block that makes no sense
+        added |= next(tifftags.directories(photo.exif)).description() if photo.exif else {}
+    if photo.alpha is not None:
+        added[tifftags.EXTRA_SAMPLES] = (tifftags.SHORT, struct.pack(">H", tifftags.UNASSOCIATED_ALPHA))
+    if photo.icc:
+        added[tifftags.ICC_PROFILE] = (tifftags.UNDEFINED, photo.icc)
+    if photo.xmp:
+        added[tifftags.XMP] = (tifftags.BYTE, photo.xmp)
+    return tifftags.with_tags(data, added)
 
 
 def _grey_alpha_png(data: bytes, grey: Array, alpha: Array) -> bytes:
@@ -365,12 +625,28 @@ def _grey_alpha_png(data: bytes, grey: Array, alpha: Array) -> bytes:
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError if the name is a folder's, or a file's that may not be overwritten."""
-    # os.path, not Path: a path that cannot even be looked up is reported by the attempt to write.
-    if os.path.isdir(path):
-        raise OutputError(f"{path}: This is a folder. Name a file.")
-    if not overwrite and os.path.lexists(path):
-        raise OutputError(_exists(path))
+    """Raise OutputError if a file of this name cannot be written, as far as that can be told without writing.
+
+    That is: the name is a folder's, a file's that may not be overwritten, or one that the system does not allow; or its
+    folder is a file, or may not be written to.
+    """
+    with _said_in_words(path):
+        if os.path.isdir(path):
+            raise OutputError(f"{path}: This is a folder. Name a file.")
+        if not overwrite and os.path.lexists(path):
+            raise OutputError(_exists(path))
+        folder, missing = path.parent.absolute(), [path.name]
+        while not os.path.exists(folder):
+            missing.append(folder.name)
+            folder = folder.parent
+        # Each name by itself, also those of folders to come: the system may not allow one, or the whole path.
+        for looked_up in (path, *(folder / name for name in missing)):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.lstat(looked_up)
+    if not folder.is_dir():
+        raise OutputError(f"{path.parent}: {folder} is a file and no folder. Choose another place for {path.name}.")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path.parent}: There is no permission to write here. Choose another place for {path.name}.")
 
 
 def _exists(path: Path) -> str:
@@ -403,6 +679,8 @@ def _reason(error: OSError) -> str:
         return "the permission is missing"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"
+    if error.errno == errno.ENAMETOOLONG:
+        return "a name in its path is too long"
     return f"the system says: {error.strerror}"
 
 

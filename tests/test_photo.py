@@ -479,7 +479,7 @@ def test_empty_file_and_text(tmp_path: Path, name: str) -> None:
     path.write_bytes(b"")
     refused(path, "empty")
     path.write_text("This is a letter, not a photo. " * 20)
-    refused(path, "not a JPEG, PNG, TIFF, WebP or BMP")
+    refused(path, "not a JPEG, PNG, TIFF, WebP, BMP, HEIC or AVIF")
 
 
 @pytest.mark.parametrize("size", [(31, 100), (100, 31), (1, 60_000)])
