@@ -113,7 +113,7 @@ def read(path: Path, most_pixels: int = MAXIMUM_PIXELS) -> Photo:
     See decode for what is kept. What is no regular file (a pipe, a device) is refused, not waited for.
     """
     try:
-        return decode(_file_bytes(path, most_bytes(most_pixels)), most_pixels)
+        return decode(_file_bytes(path, most_pixels), most_pixels)
     except PhotoError as error:
         raise PhotoError(f"{path}: {error}") from error
 
@@ -255,7 +255,7 @@ def read_kernel(path: Path) -> npt.NDArray[np.float64]:
     Raises KernelError, naming the file, when it is unreadable or no blur kernel.
     """
     try:
-        data = _file_bytes(path, most_bytes())
+        data = _file_bytes(path, MAXIMUM_PIXELS)
         if path.suffix.lower() == ".npy":
             values = _array_of_npy(data)
         else:
@@ -329,14 +329,15 @@ def _write_both(files: dict[Path, bytes], *, overwrite: bool) -> tuple[Path, Pat
     return picture, array
 
 
-def _file_bytes(path: Path, most: int) -> bytes:
+def _file_bytes(path: Path, most_pixels: int) -> bytes:
     try:
         # Asked first: to open a pipe is to wait for its other end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            what = "folder" if path.is_dir() else "pipe or a device"
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            what = "folder" if stat.S_ISDIR(found.st_mode) else "pipe or a device"
             raise PhotoError(f"The file cannot be read, because it is a {what}. Name the file of a photo.")
-        with path.open("rb") as file:
-            data = file.read(most + 1)
+        _check_bytes(found.st_size, most_pixels)
+        data = path.read_bytes()
     except OSError as error:
         raise PhotoError(f"The file cannot be read, because {_reason(error)}.") from error
     except ValueError as error:
@@ -346,9 +347,16 @@ def _file_bytes(path: Path, most: int) -> bytes:
     return data
 
 
+def _check_bytes(count: int, most_pixels: int) -> None:
+    if count > most_bytes(most_pixels):
+        raise PhotoError(
+            f"The file is larger than any photo of {most_pixels / 1e6:g} megapixels, which is the limit. Save it in "
+            "another format, or raise the limit with --max-megapixels."
+        )
+
+
 def _decoded(data: bytes, minimum_side: int, most_pixels: int) -> Photo:
-    if len(data) > most_bytes(most_pixels):
-        raise PhotoError(f"The file is larger than any photo of {most_pixels / 1e6:g} megapixels, which is the limit.")
+    _check_bytes(len(data), most_pixels)
     return (_from_heif if heif.is_heif(data) else _from_opencv)(data, minimum_side, most_pixels)
 
 
