@@ -14,10 +14,11 @@ import re
 import secrets
 import stat
 import struct
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import cv2
 import numpy as np
@@ -64,6 +65,10 @@ _UNCERTAINTY_WHITE = 0.1  # what is white in the picture of an uncertainty map: 
 _NUL = "there is a NUL byte in its path"  # the one thing about a path that Python itself refuses, with a ValueError
 
 _OPENCV_SILENT = 0  # log level
+_STDERR = 2  # file descriptor
+# What libjpeg prints, where it notices, and then makes up pixels that it cannot decode. Superfluous bytes, which it
+# reports as well, are common and harmless.
+_JPEG_DAMAGE = re.compile(rb"Corrupt JPEG data: (bad Huffman code|premature end|found marker)")
 
 _EXIF_PREFIX = b"Exif\0\0"  # part of the JPEG segment, and put in front by some writers of PNG and WebP as well
 _XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"  # part of the JPEG segment
@@ -73,7 +78,6 @@ _XMP_THUMBNAILS = (b"xmp:Thumbnails", b"xap:Thumbnails")
 _JFIF_UNIT = 13  # place of the unit of density, and of the density behind it, in a JPEG file that begins with JFIF
 _JFIF_PER_INCH = 1
 
-_FIRST_ON_ITS_SIDE = 5  # of the orientations, those that exchange width and height: 5 to 8
 _FINEST_JPEG_QUALITY = 100  # its tables are all ones
 
 _PNG_XMP = b"XML:com.adobe.xmp\0\0\0\0\0"  # keyword of the chunk, not compressed, no language, no translated keyword
@@ -342,8 +346,6 @@ def _file_bytes(path: Path, most_pixels: int) -> bytes:
         raise PhotoError(f"The file cannot be read, because {_reason(error)}.") from error
     except ValueError as error:
         raise PhotoError(f"The file cannot be read, because {_NUL}.") from error
-    if not data:
-        raise PhotoError("The file is empty. Copy it again from its source.")
     return data
 
 
@@ -357,6 +359,8 @@ def _check_bytes(count: int, most_pixels: int) -> None:
 
 def _decoded(data: bytes, minimum_side: int, most_pixels: int) -> Photo:
     _check_bytes(len(data), most_pixels)
+    if not data:
+        raise PhotoError("The file is empty. Copy it again from its source.")
     return (_from_heif if heif.is_heif(data) else _from_opencv)(data, minimum_side, most_pixels)
 
 
@@ -368,15 +372,10 @@ def _from_opencv(data: bytes, minimum_side: int, most_pixels: int) -> Photo:
     if samples.shape[:2] != (header.height, header.width):
         raise PhotoError(UNDECODABLE)
     exif, icc, xmp = map(blocks.get, (cv2.IMAGE_METADATA_EXIF, cv2.IMAGE_METADATA_ICCP, cv2.IMAGE_METADATA_XMP))
-    orientation, exif = tifftags.upright(exif) if exif else (1, None)
     if page is not None:
-        orientation, icc, xmp = (
-            page.number(tifftags.ORIENTATION, 1),
-            page.raw(tifftags.ICC_PROFILE),
-            page.raw(tifftags.XMP),
-        )
-        description = page.description()
+        icc, xmp, description = page.raw(tifftags.ICC_PROFILE), page.raw(tifftags.XMP), page.description()
         exif = tifftags.exif_block(description, page.order) if description else None
+    orientation, exif = tifftags.upright(exif) if exif else (1, None)
     photo = _upright(samples, 8 * samples.itemsize, orientation, exif, icc, xmp, header.dpi, grey=header.grey)
     photo = dataclasses.replace(photo, jpeg_quality=_quality_of(header.tables))
     return photo.with_pixels(1 - photo.pixels) if header.inverted else photo
@@ -414,10 +413,9 @@ def _upright(
     alpha = np.ascontiguousarray(samples[..., 3]) if samples.shape[2] == 4 else None
     if alpha is not None and bits != depth:
         alpha = _as_integers(alpha / np.float64(2**bits - 1), depth)
-    dpi = dpi or _dpi_of(exif)
-    if dpi and orientation >= _FIRST_ON_ITS_SIDE:
+    if dpi and orientation in tifftags.ON_ITS_SIDE:
         dpi = dpi[::-1]
-    return Photo(pixels, alpha, depth, exif, icc, _plain_xmp(xmp) if xmp else None, dpi)
+    return Photo(pixels, alpha, depth, exif, icc, _plain_xmp(xmp) if xmp else None, dpi or _dpi_of(exif))
 
 
 def _check_size(width: int, height: int, minimum_side: int, most_pixels: int) -> None:
@@ -482,13 +480,15 @@ def _decoded_by_opencv(data: bytes) -> tuple[Array, dict[int, bytes]]:
     """(height, width, channels) in OpenCV's order (grey, BGR or BGRA) as stored; the metadata that OpenCV finds."""
     buffer = np.frombuffer(data, np.uint8)
     try:
-        with _silent_opencv():
+        with _silent_opencv() as said:
             decoded = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)  # by name: OpenCV 5 moved it
+            said.seek(0)
+            damaged = _JPEG_DAMAGE.search(said.read())
     except cv2.error as error:
         raise PhotoError(UNDECODABLE) from error
     # The type stubs of OpenCV know neither that the picture is None on failure nor that it may be grey.
     picture = cast("Array | None", decoded[0])
-    if picture is None or picture.dtype not in (np.uint8, np.uint16):
+    if damaged or picture is None or picture.dtype not in (np.uint8, np.uint16):
         raise PhotoError(UNDECODABLE)
     blocks = {int(kind): np.asarray(content).tobytes() for kind, content in zip(decoded[1], decoded[2], strict=True)}
     exif = blocks.get(cv2.IMAGE_METADATA_EXIF, b"").removeprefix(_EXIF_PREFIX)
@@ -496,20 +496,30 @@ def _decoded_by_opencv(data: bytes) -> tuple[Array, dict[int, bytes]]:
 
 
 @contextlib.contextmanager
-def _silent_opencv() -> Iterator[None]:
-    """Keep OpenCV from printing to stderr what we say in an exception. The level is global, so it is put back."""
+def _silent_opencv() -> Iterator[IO[bytes]]:
+    """Keep OpenCV from printing what we say in an exception; the libraries beneath it print into the file given.
+
+    Their messages go to the process's stderr itself. That and OpenCV's log level are global, so both are put back.
+    """
     logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 has moved these functions
     level = logging.getLogLevel()
     logging.setLogLevel(_OPENCV_SILENT)
     try:
-        yield
+        with tempfile.TemporaryFile() as said:
+            stderr = os.dup(_STDERR)
+            os.dup2(said.fileno(), _STDERR)
+            try:
+                yield said
+            finally:
+                os.dup2(stderr, _STDERR)
+                os.close(stderr)
     finally:
         logging.setLogLevel(level)
 
 
 def _turned(picture: Array, orientation: int) -> Array:
     """The picture (height, width, ...) as it stands upright, from one stored with an EXIF orientation of 1 to 8."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in tifftags.ON_ITS_SIDE:
         picture = picture.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         picture = picture[::-1]
@@ -653,7 +663,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
                 os.lstat(looked_up)
     if not folder.is_dir():
         raise OutputError(f"{path.parent}: {folder} is a file and no folder. Choose another place for {path.name}.")
-    if not os.access(folder, os.W_OK):
+    if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise OutputError(f"{path.parent}: There is no permission to write here. Choose another place for {path.name}.")
 
 

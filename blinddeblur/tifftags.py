@@ -31,6 +31,7 @@ SAMPLE_FORMAT = 339
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 XMP = 700
 ICC_PROFILE = 34675
+_EXIF_WIDTH, _EXIF_HEIGHT = 40962, 40963
 _THUMBNAIL, _THUMBNAIL_LENGTH = 513, 514
 _EXIF, _GPS, _INTEROPERABILITY = 34665, 34853, 40965  # directories of their own
 _POINTERS = (_EXIF, _GPS, _INTEROPERABILITY)
@@ -45,6 +46,8 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, SEPARATED = 0, 1, 5  # values of PHOTOMETRIC; sepa
 SEPARATE_PLANES = 2  # value of PLANAR_CONFIGURATION
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2  # values of EXTRA_SAMPLES; associated: colours multiplied by transparency
 WHOLE_NUMBERS = 1  # value of SAMPLE_FORMAT: unsigned integers
+
+ON_ITS_SIDE = (5, 6, 7, 8)  # values of ORIENTATION that exchange width and height
 
 _LEAST_DPI, _MOST_DPI = 1, 65535  # what every format holds: JPEG has 16 bits for it
 
@@ -130,10 +133,9 @@ class Directory:
     def description(self) -> Tags:
         """The tags that speak of the picture, not of how the file holds it, and its EXIF and GPS directories.
 
-        The orientation, where there is one, is 1. What lies beyond the end of the file is left out.
+        What lies beyond the end of the file is left out.
         """
-        tags = self._gathered(_DESCRIPTIVE, _BELOW)
-        return tags | {ORIENTATION: (SHORT, b"\0\1")} if ORIENTATION in tags else tags
+        return self._gathered(_DESCRIPTIVE, _BELOW)
 
     def _gathered(self, wanted: Container[int], below: dict[int, Any]) -> Tags:
         gathered: Tags = {}
@@ -214,8 +216,9 @@ def sensible_dpi(across: float, down: float) -> tuple[float, float] | None:
 def upright(exif: bytes) -> tuple[int, bytes]:
     """The orientation (1 to 8) of an EXIF block, and the block with orientation 1 and no thumbnail.
 
-    The thumbnail shows the picture as it was, blurred and perhaps lying on its side, so its directory is unlinked and
-    its bytes become zeros. A block that makes no sense is given back as it is, with orientation 1.
+    What it says of width and height is exchanged where they are. The thumbnail shows the picture as it was, blurred and
+    perhaps lying on its side, so its directory is unlinked and its bytes become zeros. A block that makes no sense is
+    given back as it is, with orientation 1.
     """
     pages = directories(exif)
     try:
@@ -224,6 +227,11 @@ def upright(exif: bytes) -> tuple[int, bytes]:
         changed = bytearray(first.with_numbers({ORIENTATION: 1}))
     except PhotoError:
         return 1, exif
+    if orientation in ON_ITS_SIDE:
+        _exchange(changed, first, WIDTH, HEIGHT)
+        _exchange(changed, first, X_RESOLUTION, Y_RESOLUTION)
+        with contextlib.suppress(PhotoError, struct.error):
+            _exchange(changed, _directory(exif, first.order, first.number(_EXIF)), _EXIF_WIDTH, _EXIF_HEIGHT)
     with contextlib.suppress(PhotoError, StopIteration):
         second = next(pages)
         start, length = second.number(_THUMBNAIL), second.number(_THUMBNAIL_LENGTH)
@@ -231,6 +239,16 @@ def upright(exif: bytes) -> tuple[int, bytes]:
             changed[start : start + length] = bytes(length)
     struct.pack_into(f"{first.order}I", changed, first.link, 0)
     return (orientation if 1 <= orientation <= 8 else 1), bytes(changed)
+
+
+def _exchange(changed: bytearray, directory: Directory, one: int, other: int) -> None:
+    """Exchange the values of two tags of the directory in a copy of its file, if it has both."""
+    with contextlib.suppress(PhotoError):
+        values, others = directory.raw(one), directory.raw(other)
+        if values is not None and others is not None and directory.tags[one].kind == directory.tags[other].kind:
+            for number, raw in ((one, others), (other, values)):
+                position = directory.tags[number].position
+                changed[position : position + len(raw)] = raw
 
 
 def exif_block(tags: Tags, order: str = ">") -> bytes:

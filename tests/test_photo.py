@@ -22,8 +22,24 @@ from PIL import Image
 
 from blinddeblur import photo as photo_module
 from blinddeblur.errors import EstimationError, KernelError, OutputError, PhotoError
-from blinddeblur.imageheader import png_file, read_header
-from blinddeblur.photo import EXTENSIONS, Photo, read, read_kernel, write, write_bytes, write_kernel
+from blinddeblur.imageheader import png_chunks, png_file, read_header
+from blinddeblur.photo import (
+    EXTENSIONS,
+    Photo,
+    Together,
+    check_free,
+    decode,
+    encode,
+    kernel_files,
+    most_bytes,
+    read,
+    read_kernel,
+    uncertainty_files,
+    write,
+    write_bytes,
+    write_kernel,
+    write_uncertainty,
+)
 
 LOSSLESS = (".png", ".tif", ".tiff", ".webp", ".bmp")
 HOLDING_ALPHA = (".png", ".tif", ".tiff", ".webp")
@@ -401,6 +417,43 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     refused(tmp_path / "file" / "photo.jpg", "no folder")
 
 
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", Path("/dev/zero"), Path("/dev/null")):
+        refused(path, "a pipe or a device")
+        with pytest.raises(KernelError, match="a pipe or a device"):
+            read_kernel(path)
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "photo.bmp"
+    with path.open("wb") as file:
+        file.truncate(10**13)  # takes no room on the disk
+    refused(path, "larger than any photo of 200 megapixels", "--max-megapixels")
+    with pytest.raises(PhotoError, match=r"larger than any photo of 0\.01 megapixels"):
+        decode(bytes(most_bytes(10_000) + 1), most_pixels=10_000)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300 + ".png", "a\0b.png", "x" * 300 + "/a.png", "a\0b/a.png", "a/" * 3000 + "a.png"]
+)
+def test_names_that_no_system_allows(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    words = "NUL byte" if "\0" in name else "too long"
+    refused(path, words)
+    with pytest.raises(KernelError, match=words):
+        read_kernel(path)
+    for attempt in (
+        lambda: write(make_photo(32, 32, 3), path),
+        lambda: check_free(path, overwrite=False),
+        lambda: check_free(path, overwrite=True),
+    ):
+        with pytest.raises(OutputError, match=words) as caught:
+            attempt()
+        assert str(caught.value).endswith(".")
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_permission_to_read(open_folder: Path) -> None:
     path = saved(open_folder / "photo.png", smooth())
     path.chmod(0)
@@ -458,6 +511,37 @@ def test_absurd_dimensions_of_a_jpeg(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(forged_jpeg(50_000, 60_000))
     refused(path, "50000x60000", "200 megapixels")
+
+
+@pytest.mark.parametrize("forged", [forged_jpeg, forged_png, forged_webp, forged_bmp, forged_tiff])
+def test_the_limit_can_be_lowered_and_raised(forged: Callable[[int, int], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "photo"
+    path.write_bytes(forged(1500, 1000))
+    with pytest.raises(PhotoError, match=r"1500x1000 pixels, and the limit is 1\.2 megapixels\..*--max-megapixels 2\."):
+        read(path, most_pixels=1_200_000)
+    path.write_bytes(forged(16_000, 16_000))
+    with pytest.raises(PhotoError, match=r"16000x16000.*200 megapixels.*--max-megapixels 256\."):
+        read(path)
+
+
+def test_what_opencv_cannot_hold_is_not_offered(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    for width, height in ((2**16, 2**15), (2**21, 40)):
+        path.write_bytes(forged_png(width, height))
+        with pytest.raises(PhotoError, match=rf"{width}x{height} pixels, and the limit is 1073 megapixels and 1048576"):
+            read(path, most_pixels=10**10)
+    path.write_bytes(forged_png(30_000, 30_000))  # within, and without its pixels
+    refused(path)
+
+
+def test_large_photo_is_read_when_it_is_allowed() -> None:
+    data = forged_png(2000, 1000)
+    whole = zlib.compress(bytes((2000 * 3 + 1) * 1000))
+    header = dict(png_chunks(data))[b"IHDR"]
+    data = png_file([(b"IHDR", header), (b"IDAT", whole), (b"IEND", b"")])
+    assert decode(data, most_pixels=2_000_000).pixels.shape == (1000, 2000, 3)
+    with pytest.raises(PhotoError, match="megapixels"):
+        decode(data, most_pixels=1_999_999)
 
 
 @pytest.mark.parametrize("forged", [forged_png, forged_webp, forged_bmp, forged_tiff])
@@ -569,6 +653,23 @@ def test_a_png_with_a_flipped_bit_is_never_read(tmp_path: Path) -> None:
         refused(path)
         with pytest.raises(PhotoError):
             read_header(bytes(changed))
+
+
+def test_a_jpeg_with_damaged_pixels_is_refused_and_superfluous_bytes_are_not(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = damaged_files()["JPEG baseline"]
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data[:-2] + b"superfluous" + data[-2:])
+    whole = read(path).pixels
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read(path).pixels, whole)
+    scan = data.index(b"\xff\xda") + 1000
+    path.write_bytes(data[:scan] + b"\xff\0" * 20 + data[scan + 40 :])  # codes of ones only: there is none
+    refused(path, "damaged")
+    path.write_bytes(data[:scan] + data[-2:])  # the end comes early
+    refused(path, "damaged")
+    assert capfd.readouterr() == ("", "")
 
 
 # Safe writing
@@ -683,6 +784,89 @@ def test_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"")
     write_bytes(b"new", tmp_path / "deep" / "er" / ("x" * 250), overwrite=False)
     assert (tmp_path / "deep" / "er" / ("x" * 250)).stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_check_free_tells_what_writing_would_say(open_folder: Path) -> None:
+    (open_folder / "file").write_bytes(b"x")
+    check_free(open_folder / "new" / "er" / "photo.png", overwrite=False)
+    check_free(open_folder / "file", overwrite=True)
+    for path, words in (
+        (open_folder, "folder"),
+        (open_folder / "file", "--overwrite"),
+        (open_folder / "file" / "photo.png", "is a file and no folder"),
+        (open_folder / "new" / ("x" * 300) / "photo.png", "too long"),
+    ):
+        with pytest.raises(OutputError, match=words):
+            check_free(path, overwrite=False)
+    open_folder.chmod(0o555)
+    with without_privileges(), pytest.raises(OutputError, match="permission"):
+        check_free(open_folder / "new" / "photo.png", overwrite=False)
+    assert [path.name for path in open_folder.iterdir()] == ["file"]
+
+
+def test_files_appear_together(tmp_path: Path) -> None:
+    first, second = tmp_path / "photo.png", tmp_path / "deep" / "kernel.npy"
+    with Together(overwrite=False) as files:
+        files.add(b"one", first)
+        files.add(b"two", second)
+        assert not first.exists()
+        assert not second.exists()
+    assert (first.read_bytes(), second.read_bytes()) == (b"one", b"two")
+    with Together(overwrite=True) as files:
+        files.add(b"three", first)
+    assert first.read_bytes() == b"three"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "kernel.npy", "photo.png"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, EstimationError])
+def test_none_appears_when_the_work_stops(tmp_path: Path, stop: type[BaseException]) -> None:
+    (tmp_path / "b").write_bytes(b"precious")
+
+    def work() -> None:
+        with Together(overwrite=True) as files:
+            files.add(b"one", tmp_path / "a")
+            files.add(b"two", tmp_path / "b")
+            raise stop
+
+    with pytest.raises(stop):
+        work()
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("b", b"precious")]
+
+
+def test_none_appears_when_one_name_is_taken(tmp_path: Path) -> None:
+    def work() -> None:
+        with Together(overwrite=False) as files:
+            files.add(b"one", tmp_path / "a")
+            files.add(b"two", tmp_path / "b")
+            (tmp_path / "b").write_bytes(b"precious")  # by another program, meanwhile
+
+    with pytest.raises(OutputError, match=r"b: .*--overwrite"):
+        work()
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("b", b"precious")]
+
+
+def test_kernel_and_uncertainty_as_bytes(tmp_path: Path) -> None:
+    kernel, uncertainty = np.random.default_rng(0).random((9, 13)), np.full((32, 32, 3), 0.05, np.float32)
+    files = kernel_files(kernel, tmp_path / "a") | uncertainty_files(uncertainty, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+    write_kernel(kernel, tmp_path / "a")
+    write_uncertainty(uncertainty, tmp_path / "a")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def test_bytes_are_what_files_hold(tmp_path: Path) -> None:
+    photo = make_photo(32, 33, 3)
+    for ending in (*EXTENSIONS, ".PNG"):
+        write(photo, tmp_path / f"photo{ending}")
+        data = (tmp_path / f"photo{ending}").read_bytes()
+        assert encode(photo, ending) == data
+        np.testing.assert_array_equal(decode(data).pixels, read(tmp_path / f"photo{ending}").pixels)
+    with pytest.raises(OutputError, match=r"^The ending must be one of \.jpg"):
+        encode(photo, ".heic")
+    with pytest.raises(PhotoError, match=r"^The file is not a JPEG"):
+        decode(b"no picture at all")
+    with pytest.raises(PhotoError, match="empty"):
+        decode(b"")
 
 
 # Kernels
