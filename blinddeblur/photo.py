@@ -47,6 +47,8 @@ _OPENCV_PIXELS, _OPENCV_SIDE = 2**30, 2**20  # what OpenCV decodes at most, unle
 _MOST_BYTES_PER_PIXEL = 8  # four channels of 16 bits, not compressed
 _ROOM_FOR_METADATA = 2**28  # bytes; also for what cameras append to a photo, such as a few seconds of film
 
+_ROWS = 256  # that are rounded at a time, so that no temporary is as large as the picture
+
 JPEG_QUALITY = 95
 _WEBP_LOSSLESS = 101  # OpenCV's convention: a quality above 100
 _ENCODER_SETTINGS = {
@@ -56,7 +58,6 @@ _ENCODER_SETTINGS = {
 _SAME_ENDING = {".jpeg": ".jpg", ".tif": ".tiff"}
 _HOLDS_16_BITS = frozenset({".png", ".tiff"})
 _HOLDS_ALPHA = frozenset({".png", ".tiff", ".webp"})
-_HOLDS_METADATA = frozenset({".jpg", ".png", ".webp"})  # by OpenCV's encoders
 
 _NEGATIVE_SHARE = 0.1  # of a kernel's mass: what a least-squares estimate leaves, and is taken as zero
 
@@ -81,6 +82,7 @@ _JFIF_PER_INCH = 1
 _FINEST_JPEG_QUALITY = 100  # its tables are all ones
 
 _PNG_XMP = b"XML:com.adobe.xmp\0\0\0\0\0"  # keyword of the chunk, not compressed, no language, no translated keyword
+_PNG_PROFILE = b"ICC Profile\0\0"  # its name, compressed
 _PNG_GREY_ALPHA = 4  # colour type
 _PNG_COLOUR_TYPE = 9  # its place in the IHDR chunk
 
@@ -409,7 +411,8 @@ def _upright(
     samples = _turned(samples, orientation)
     depth = 8 if bits == 8 else 16
     colours = samples[..., :1] if grey else samples[..., 2::-1]
-    pixels = np.ascontiguousarray(colours, dtype=np.float32) / np.float32(2**bits - 1)
+    pixels = np.ascontiguousarray(colours, dtype=np.float32)
+    pixels /= 2**bits - 1  # in place: of 50 megapixels, a copy is 0.6 GB
     alpha = np.ascontiguousarray(samples[..., 3]) if samples.shape[2] == 4 else None
     if alpha is not None and bits != depth:
         alpha = _as_integers(alpha / np.float64(2**bits - 1), depth)
@@ -532,7 +535,9 @@ def _encoded(photo: Photo, ending: str) -> bytes | None:
     """The bytes of the file; None when the format cannot hold them."""
     depth = photo.depth if ending in _HOLDS_16_BITS else 8
     colours = _as_integers(photo.pixels, depth)
-    alpha = None if photo.alpha is None else _as_integers(photo.alpha / np.float64(2**photo.depth - 1), depth)
+    alpha = photo.alpha
+    if alpha is not None and depth != photo.depth:
+        alpha = _as_integers(alpha / np.float64(2**photo.depth - 1), depth)
     grey = colours.shape[2] == 1
     grey_alpha_png = grey and alpha is not None and ending == ".png"
     if alpha is None or grey_alpha_png:
@@ -549,13 +554,16 @@ def _encoded(photo: Photo, ending: str) -> bytes | None:
         return _completed_tiff(data, dataclasses.replace(photo, icc=icc))
     if ending == ".png":
         data = _grey_alpha_png(data, colours[..., 0], alpha) if grey_alpha_png and alpha is not None else data
-        return _completed_png(data, photo)
+        return _completed_png(data, dataclasses.replace(photo, icc=icc))
     return data
 
 
 def _as_integers(values: Array, depth: int) -> Array:
     """Values of [0, 1] rounded to integers of 8 or 16 bits; what lies outside is clipped."""
-    integers: Array = np.rint(np.clip(values, 0, 1) * (2**depth - 1)).astype(np.uint16 if depth == 16 else np.uint8)
+    integers = np.empty(values.shape, np.uint16 if depth == 16 else np.uint8)
+    for start in range(0, len(values), _ROWS):
+        rows = slice(start, start + _ROWS)
+        integers[rows] = np.rint(np.clip(values[rows], 0, 1) * (2**depth - 1))
     return integers
 
 
@@ -566,16 +574,19 @@ def _fitting_profile(icc: bytes | None, *, grey: bool) -> bytes | None:
 
 
 def _encoded_by_opencv(picture: Array, ending: str, photo: Photo) -> bytes | None:
-    """picture: the samples of the photo in OpenCV's order. OpenCV writes XMP well into WebP only."""
-    blocks: dict[int, bytes | None] = {}
+    """picture: the samples of the photo in OpenCV's order. With the metadata that OpenCV writes well."""
     settings = _ENCODER_SETTINGS.get(ending, [])
-    if ending in _HOLDS_METADATA:
-        blocks = {cv2.IMAGE_METADATA_EXIF: photo.exif, cv2.IMAGE_METADATA_ICCP: photo.icc}
-    if ending == ".webp":
-        blocks |= {cv2.IMAGE_METADATA_EXIF: _exif_with_dpi(photo), cv2.IMAGE_METADATA_XMP: photo.xmp}
-    if ending == ".jpg":
+    exif, icc, xmp = photo.exif, photo.icc, photo.xmp
+    if ending == ".png":
+        icc = xmp = None
+    elif ending == ".webp":
+        exif = _exif_with_dpi(photo)
+    elif ending == ".jpg":
         settings = [cv2.IMWRITE_JPEG_QUALITY, photo.jpeg_quality, *settings]
-        blocks[cv2.IMAGE_METADATA_XMP] = _XMP_PREFIX + photo.xmp if photo.xmp else None
+        xmp = _XMP_PREFIX + xmp if xmp else None
+    else:
+        exif = icc = xmp = None
+    blocks = {cv2.IMAGE_METADATA_EXIF: exif, cv2.IMAGE_METADATA_ICCP: icc, cv2.IMAGE_METADATA_XMP: xmp}
     held = {kind: np.frombuffer(block, np.uint8) for kind, block in blocks.items() if block}
     try:
         with _silent_opencv():
@@ -606,8 +617,13 @@ def _completed_jpeg(data: bytes, photo: Photo) -> bytes:
 
 
 def _completed_png(data: bytes, photo: Photo) -> bytes:
-    """A PNG file with resolution and XMP."""
+    """A PNG file with colour profile, resolution and XMP.
+
+    The profile is ours to write since OpenCV, asked to write one that is slightly wrong, writes no file at all.
+    """
     chunks = []
+    if photo.icc:
+        chunks.append((b"iCCP", _PNG_PROFILE + zlib.compress(photo.icc)))
     if photo.dpi is not None:
         per_metre = (round(value / METRES_PER_INCH) for value in photo.dpi)
         chunks.append((b"pHYs", struct.pack(">IIB", *per_metre, 1)))

@@ -146,7 +146,7 @@ def decode_damaged(first: int, count: int, folder: Path) -> None:
         if outcome == "read":
             for ending in (".png", ".tiff", ".webp"):  # metadata that was taken in can be given out
                 encode(photo, ending)
-    print(f"{counts['read']} read, {counts['refused']} refused, longest {longest:.2f} s")  # noqa: T201
+    print(f"{counts['read']} read, {counts['refused']} refused, longest {1000 * longest:.0f} ms")  # noqa: T201
 
 
 def run_apart(first: int, count: int, folder: Path, limit: float) -> str:

@@ -202,6 +202,14 @@ def test_metadata_too_large_for_a_jpeg_is_refused(tmp_path: Path, capfd: pytest.
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_profile_that_is_slightly_wrong_stops_no_result() -> None:
+    wrong = b"\0\0\x0a\0" + profile()[4:]  # its length
+    photo = Photo(make_photo(32, 32, 3).pixels, icc=wrong)
+    for ending in FORMATS:
+        with Image.open(io.BytesIO(encode(photo, ending))) as image:
+            assert image.info["icc_profile"] == wrong
+
+
 # Resolution
 
 
