@@ -15,6 +15,7 @@ import secrets
 import stat
 import struct
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,7 @@ _NUL = "there is a NUL byte in its path"  # the one thing about a path that Pyth
 
 _OPENCV_SILENT = 0  # log level
 _STDERR = 2  # file descriptor
+_ONE_AT_A_TIME = threading.Lock()
 # What libjpeg prints, where it notices, and then makes up pixels that it cannot decode. Superfluous bytes, which it
 # reports as well, are common and harmless.
 _JPEG_DAMAGE = re.compile(rb"Corrupt JPEG data: (bad Huffman code|premature end|found marker)")
@@ -502,22 +504,26 @@ def _decoded_by_opencv(data: bytes) -> tuple[Array, dict[int, bytes]]:
 def _silent_opencv() -> Iterator[IO[bytes]]:
     """Keep OpenCV from printing what we say in an exception; the libraries beneath it print into the file given.
 
-    Their messages go to the process's stderr itself. That and OpenCV's log level are global, so both are put back.
+    Their messages go to the process's stderr itself. That and OpenCV's log level are global, so both are put back, and
+    one thread at a time has them.
     """
     logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 has moved these functions
-    level = logging.getLogLevel()
-    logging.setLogLevel(_OPENCV_SILENT)
-    try:
-        with tempfile.TemporaryFile() as said:
+    with _ONE_AT_A_TIME, _temporary_file() as said, contextlib.ExitStack() as afterwards:
+        afterwards.callback(logging.setLogLevel, logging.getLogLevel())
+        logging.setLogLevel(_OPENCV_SILENT)
+        with contextlib.suppress(OSError):  # stderr may be closed
             stderr = os.dup(_STDERR)
+            afterwards.callback(os.close, stderr)
+            afterwards.callback(os.dup2, stderr, _STDERR)
             os.dup2(said.fileno(), _STDERR)
-            try:
-                yield said
-            finally:
-                os.dup2(stderr, _STDERR)
-                os.close(stderr)
-    finally:
-        logging.setLogLevel(level)
+        yield said
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # where everything is read-only: what is printed is lost
+        return open(os.devnull, "w+b")
 
 
 def _turned(picture: Array, orientation: int) -> Array:

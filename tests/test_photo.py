@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -670,6 +671,31 @@ def test_a_jpeg_with_damaged_pixels_is_refused_and_superfluous_bytes_are_not(
     path.write_bytes(data[:scan] + data[-2:])  # the end comes early
     refused(path, "damaged")
     assert capfd.readouterr() == ("", "")
+
+
+def test_neither_stderr_nor_a_temporary_folder_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "photo.jpg", smooth())
+    program = "import os, sys; os.close(0); os.close(2)\n"
+    program += "from pathlib import Path; from blinddeblur.photo import encode, read\n"
+    program += "print(len(encode(read(Path(sys.argv[1])), '.png')) > 100)"
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+    def read_only() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(photo_module.tempfile, "TemporaryFile", read_only)
+    assert read(path).pixels.shape == (40, 60, 3)
+
+
+def test_threads_leave_stderr_where_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    data = damaged_files()["JPEG baseline"]
+    loud = data[:-2] + b"superfluous" + data[-2:]
+    with ThreadPoolExecutor(4) as threads:
+        shapes = list(threads.map(lambda _: decode(loud).pixels.shape, range(40)))
+    assert set(shapes) == {(120, 160, 3)}
+    os.write(2, b"still here")
+    assert capfd.readouterr().err == "still here"
 
 
 # Safe writing
