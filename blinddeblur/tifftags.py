@@ -237,7 +237,8 @@ def upright(exif: bytes) -> tuple[int, bytes]:
         start, length = second.number(_THUMBNAIL), second.number(_THUMBNAIL_LENGTH)
         if second.link < start < start + length <= len(changed):  # behind all tags, where cameras put it
             changed[start : start + length] = bytes(length)
-    struct.pack_into(f"{first.order}I", changed, first.link, 0)
+    if first.link + 4 <= len(changed):  # some writers forget the pointer after the last directory
+        struct.pack_into(f"{first.order}I", changed, first.link, 0)
     return (orientation if 1 <= orientation <= 8 else 1), bytes(changed)
 
 
@@ -269,11 +270,11 @@ def resolution(dpi: tuple[float, float] | None) -> Tags:
 
 
 def with_tags(data: bytes, added: Tags) -> bytes:
-    """A TIFF file of one page, or an EXIF block without thumbnail, with more tags; they replace those it has.
+    """A TIFF file, or an EXIF block, with more tags in its first directory; they replace those it has.
 
-    The old directory stays behind, unused: a longer one at the end of the file takes its place.
+    The old directory stays behind, unused: a longer one at the end of the file takes its place, and is the only one.
     """
-    (page,) = directories(data)
+    page = next(directories(data))
     entries = {
         number: data[entry : entry + 12]
         for entry in range(page.position + 2, page.link, 12)

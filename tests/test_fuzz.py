@@ -13,11 +13,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from photofiles import exif_block, make_photo, noise, profile, smooth, tiff_file
-from PIL import PngImagePlugin
+from photofiles import exif_block as exif_of_pillow
+from photofiles import make_photo, noise, profile, smooth, tiff_file
+from PIL import ExifTags, Image, PngImagePlugin
 
 from blinddeblur.errors import PhotoError
 from blinddeblur.photo import Photo, decode, encode
+from blinddeblur.tifftags import directories, exif_block, upright
 
 MOST_PIXELS = 2_000_000  # as with a tight --max-megapixels, so that an inflated size that is allowed decodes in no time
 INFLATED = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\1\0\0\0")
@@ -28,16 +30,16 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta
 def whole_files() -> dict[str, bytes]:
     """Small files of every format and of most of its kinds, with metadata."""
     image, files = smooth(64, 48), {}
-    everything = {"exif": exif_block(6), "icc_profile": profile(), "xmp": XMP}
+    everything = {"exif": exif_of_pillow(6), "icc_profile": profile(), "xmp": XMP}
     text = PngImagePlugin.PngInfo()
     text.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=True)
     kinds: list[tuple[str, str, dict[str, object]]] = [
         ("jpeg", "JPEG", everything | {"dpi": (300, 300)}),
         ("progressive", "JPEG", {"progressive": True, "quality": 98}),
-        ("png", "PNG", {"exif": exif_block(6), "icc_profile": profile(), "dpi": (300, 300), "pnginfo": text}),
+        ("png", "PNG", {"exif": exif_of_pillow(6), "icc_profile": profile(), "dpi": (300, 300), "pnginfo": text}),
         ("lossy", "WEBP", everything),
         ("lossless", "WEBP", {"lossless": True}),
-        ("lzw", "TIFF", {"compression": "tiff_lzw", "exif": exif_block(6), "dpi": (300, 300)}),
+        ("lzw", "TIFF", {"compression": "tiff_lzw", "exif": exif_of_pillow(6), "dpi": (300, 300)}),
         ("deflate", "TIFF", {"compression": "tiff_adobe_deflate"}),
         ("jpeg", "TIFF", {"compression": "jpeg"}),
         ("bmp", "BMP", {}),
@@ -59,7 +61,7 @@ def whole_files() -> dict[str, bytes]:
         image.convert(mode).save(buffer, "PNG")
         files[f"PNG {mode}"] = buffer.getvalue()
     deep = make_photo(33, 35, 3, depth=16, alpha=True)
-    full = Photo(deep.pixels, deep.alpha, 16, exif_block()[6:], profile(), XMP, (300, 300))
+    full = Photo(deep.pixels, deep.alpha, 16, exif_of_pillow()[6:], profile(), XMP, (300, 300))
     files |= {f"ours {ending}": encode(full, ending) for ending in (".png", ".tiff", ".webp")}
     files["TIFF big-endian"] = tiff_file(noise(33, 35, 4, 16), 2, ">", t338=(2,), t34665=(8,))
     files["AVIF 10 bits"] = cv2.imencode(".avif", noise(33, 35, 3, 16) >> 6, [cv2.IMWRITE_AVIF_DEPTH, 10])[1].tobytes()
@@ -170,6 +172,22 @@ def run_apart(first: int, count: int, folder: Path, limit: float) -> str:
 
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
     assert "refused" in run_apart(0, 300, tmp_path, limit=60)
+
+
+def test_damaged_exif_stops_no_photo_and_no_result() -> None:
+    """Our own code reads and packs it, in either byte order."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112], exif[0x011A], exif[0x011B] = "A camera", 6, 300, 200
+    exif.get_ifd(ExifTags.IFD.Exif).update({0x829A: 0.25, 0x927C: b"MakerNote", ExifTags.IFD.Interop: {1: "R98"}})
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[2] = (48.0, 8.0, 11.5)
+    big_endian = exif.tobytes().removeprefix(b"Exif\0\0")
+    little_endian = exif_block(next(directories(big_endian)).description(), "<")
+    pixels = make_photo(32, 32, 3).pixels
+    for seed in range(500):
+        block = damaged((big_endian, little_endian)[seed % 2], np.random.default_rng(seed))
+        for ending in (".webp", ".tiff"):
+            file = encode(Photo(pixels, exif=upright(block)[1], dpi=(300, 200)), ending)
+            assert decode(file).pixels.shape == (32, 32, 3), seed
 
 
 @pytest.mark.slow
