@@ -15,23 +15,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError
-from blinddeblur.photo import MINIMUM_SIDE
+from blinddeblur.errors import KernelError, UsageError
 from blinddeblur.physics import kernels
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.physics.noise import CLIPPED, estimate_sigma
 from blinddeblur.physics.sharpness import is_sharp
+from blinddeblur.pixels import Pixels
 from blinddeblur.priors import Prior, load_prior
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
-from blinddeblur.samplers import blinddps, fast, kernel_estimation, posterior, restoration
+from blinddeblur.samplers import blinddps, fast, kernel_estimation, posterior, restoration, white_noise
 from blinddeblur.samplers.evidence import Estimate, residual
 from blinddeblur.samplers.kernel_estimation import largest_kernel
 from blinddeblur.samplers.schedule import Denoiser, Step
 from blinddeblur.settings import LARGEST_BLINDDPS_KERNEL, Settings
-from blinddeblur.tiles import Tile, blend, grid
+from blinddeblur.tiles import Tile, Tiling, blend, grid
 
 ESTIMATION_SIDE = 448  # pixels of the crop the kernel is estimated on: more costs time and adds little
+MOST_CROPS = 100  # that are looked at for it, spread over the photo
 TILE_SIDE = 512  # pixels of a tile of the restoration
+FADE = 32  # pixels over which neighbouring tiles fade into each other
 BLINDDPS_SIDE = 192  # pixels of a tile of blinddps: a gradient through the network needs memory
 NETWORK_OVERLAP = 64  # pixels, where a network of fixed size is tiled
 NO_BLUR = 0.8  # of a kernel's mass in one pixel
@@ -125,39 +127,33 @@ class Engine:
         """
         start = time.monotonic()
         settings = self.settings
-        y = _as_tensor(image).to(self.device)
-        sigma = estimate_sigma(y) if settings.sigma is None else settings.sigma
-        measurement = Measurement.of(y, settings.linear)
-        generator = torch.Generator().manual_seed(settings.seed)
+        photo = Pixels(image, self.device)
+        patches = photo.patches()
+        sigma = estimate_sigma(patches) if settings.sigma is None else settings.sigma
+        estimate, rest, uncertainty = None, 0.0, None
+        samples: list[NDArray[Any]] = []
         with torch.inference_mode(settings.method != "blinddps"):
-            sharp = self._guess_sharp(y, sigma)
-            estimate = None
+            sharp = self._guess_sharp(patches, sigma)
             if settings.method == "blinddps":
-                restored, kernel = self._blinddps(y, generator, progress, callback)
-            elif not sharp and settings.kernel is None:
-                estimate, crop = self._kernel(measurement, sigma, generator, progress, callback)
-                kernel, sharp = estimate.kernel, float(estimate.kernel.max()) > NO_BLUR
-                noise = math.hypot(sigma, estimate.error)
-                restored = y if sharp else self._restore(measurement, kernel, noise, progress)
-                callback(Step(settings.effective_steps, settings.effective_steps, crop.of(restored), kernel))
+                restored, kernel, rest = self._blinddps(photo, progress, callback)
             elif sharp:
-                restored, kernel = y, _given_kernel(np.ones((1, 1)), y)
-                callback(Step(-1, 1, y, kernel))
+                restored, kernel = photo, _given_kernel(np.ones((1, 1)), photo)
+                callback(Step(-1, 1, photo.whole(), kernel))
+            elif settings.kernel is not None:
+                kernel = _given_kernel(settings.kernel, photo)
+                restored, rest = self._restore(photo, kernel, sigma, progress, callback)
             else:
-                kernel = _given_kernel(settings.kernel, y)
-                restored = self._restore(measurement, kernel, sigma, progress, callback)
-            _check_finite(restored)
-            samples: list[NDArray[Any]] = []
-            spread = torch.zeros_like(y)
-            for index in range(settings.samples):
-                drawn = self._sample(index, measurement, kernel, sigma, estimate, generator, progress)
-                _check_finite(drawn)
-                spread += (drawn.clamp(0, 1) - restored.clamp(0, 1)).square() / settings.samples
-                pixels = _as_array(drawn, image)
-                keep(index, pixels) if keep else samples.append(pixels)
-        rest = residual(restored, measurement, kernel)
+                estimate, crop = self._kernel(photo, sigma, progress, callback)
+                kernel, sharp = estimate.kernel, float(estimate.kernel.max()) > NO_BLUR
+                restored = photo
+                if not sharp:
+                    restored, rest = self._restore(photo, kernel, math.hypot(sigma, estimate.error), progress)
+                callback(Step(settings.effective_steps, settings.effective_steps, restored.of(crop), kernel))
+            if settings.samples:
+                hand_over = keep or (lambda index, sample: samples.append(sample))
+                uncertainty = self._samples(photo, restored, kernel, sigma, estimate, progress, hand_over)
         return Result(
-            image=np.array(image) if sharp else _as_array(restored, image),
+            image=np.array(image) if sharp else restored.array,
             kernel=kernel.cpu().numpy().astype(np.float32),
             sigma=sigma,
             residual=rest,
@@ -171,7 +167,7 @@ class Engine:
             seed=settings.seed,
             steps=settings.effective_steps,
             samples=np.stack(samples) if samples else None,
-            uncertainty=_as_float(posterior.uncertainty(spread), image) if settings.samples else None,
+            uncertainty=uncertainty,
         )
 
     def _guess_sharp(self, y: Tensor, sigma: float) -> bool:
@@ -181,101 +177,141 @@ class Engine:
         return not asked and is_sharp(y, sigma)
 
     def _kernel(
-        self,
-        measurement: Measurement,
-        sigma: float,
-        generator: torch.Generator,
-        progress: Progress,
-        callback: Callable[[Step], None],
+        self, photo: Pixels, sigma: float, progress: Progress, callback: Callable[[Step], None]
     ) -> tuple[Estimate, Tile]:
         """The kernel, estimated on the crop of the photo that tells most, and that crop."""
-        y = measurement.y
-        where, crop, grey_sigma = _estimation_crop(measurement, sigma)
+        where, crop, grey_sigma = self._estimation_crop(photo, sigma)
         steps = self.settings.effective_steps
         progress("first kernel", 0, 1)
 
         def report(step: Step) -> None:
             if step.index < 0:  # the first guess: in colour
-                step = replace(step, image=where.of(y))
+                step = replace(step, image=photo.of(where))
             else:
                 progress("kernel", step.index + 1, step.total)
             callback(step)
 
-        def given(photo: Tensor, noise: float) -> Denoiser:
-            return self.kernel_prior.given(photo, noise).denoise
+        def given(grey: Tensor, noise: float) -> Denoiser:
+            return self.kernel_prior.given(grey, noise).denoise
 
-        size = _checked_size(self.settings.kernel_size, y)
-        estimate = kernel_estimation.estimate(self._denoiser(), given, crop, grey_sigma, size, steps, generator, report)
-        return estimate, where
+        size = _checked_size(self.settings.kernel_size, photo)
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        return kernel_estimation.estimate(
+            self._denoiser(), given, crop, grey_sigma, size, steps, generator, report
+        ), where
+
+    def _estimation_crop(self, photo: Pixels, sigma: float) -> tuple[Tile, Measurement, float]:
+        """Where the kernel is estimated, the measurement there in grey, (1, 1, h, w), and the sigma of that."""
+        region = Tile(0, 0, photo.height, photo.width)
+        if self.settings.crop is not None:
+            region = _within(self.settings.crop, photo)
+        where = informative_crop(photo, ESTIMATION_SIDE, region)
+        return where, self._measurement(photo, where).grey(), sigma / photo.channels**0.5
+
+    def _measurement(self, photo: Pixels, tile: Tile) -> Measurement:
+        return Measurement.of(photo.of(tile), self.settings.linear)
 
     def _restore(
         self,
-        y: Measurement,
+        photo: Pixels,
         kernel: Tensor,
         sigma: float,
         progress: Progress,
         callback: Callable[[Step], None] = lambda step: None,
-    ) -> Tensor:
-        """The whole photo with one kernel, in overlapping tiles; the callback is told of the one in the middle."""
-        height, width = y.y.shape[-2:]
-        radius = kernel.shape[-1] // 2
-        tiles = grid(height, width, TILE_SIDE, overlap=2 * radius + 32)
-        total = len(tiles) * restoration.STEPS
-        middle = len(tiles) // 2
-        callback(Step(-1, restoration.STEPS, tiles[middle].of(y.y), kernel))
-        pieces = []
-        for index, tile in enumerate(tiles):
+    ) -> tuple[Pixels, float]:
+        """The whole photo with one kernel, and its residual; the callback is told of the tile in the middle."""
+        restored, rests, tiling = photo.like(), [], self._tiling(kernel)
+        tiles = tiling.tiles(photo.height, photo.width)
+        middle = tiles[len(tiles) // 2]
+        callback(Step(-1, restoration.STEPS, photo.of(middle), kernel))
 
-            def report(step: Step, index: int = index) -> None:
-                progress("restoration", index * step.total + step.index + 1, total)
-                if index == middle:
+        def work(index: int, tile: Tile) -> Tensor:
+            def report(step: Step) -> None:
+                progress("restoration", index * step.total + step.index + 1, len(tiles) * step.total)
+                if tile == middle:
                     callback(step)
 
-            pieces.append((tile, restoration.restore(self._denoiser(), y.map(tile.of), kernel, sigma, callback=report)))
-        return blend(pieces, height, width, rim=radius)
+            y = self._measurement(photo, tile)
+            x = restoration.restore(self._denoiser(), y, kernel, sigma, callback=report)
+            rests.append(residual(x, y, kernel) ** 2)
+            return x
 
-    def _sample(
+        for top, band in tiling.bands(photo.height, photo.width, work):
+            restored.write(top, band)
+        return restored, math.sqrt(sum(rests) / len(rests))
+
+    def _tiling(self, kernel: Tensor, reach: int = 1) -> Tiling:
+        """Tiles that overlap by what their rims cannot know and by what fades from one into the next."""
+        settings, rim = self.settings, reach * (kernel.shape[-1] // 2)
+        overlap = 2 * rim + (FADE if settings.overlap is None else settings.overlap)
+        side = settings.tile or max(TILE_SIDE, 2 * overlap)
+        if side <= overlap:
+            raise UsageError(
+                f"With this blur neighbouring tiles overlap by {overlap} pixels. Give a --tile of more than that."
+            )
+        return Tiling(side, overlap, rim)
+
+    def _samples(
         self,
-        index: int,
-        y: Measurement,
+        photo: Pixels,
+        restored: Pixels,
         kernel: Tensor,
         sigma: float,
         estimate: Estimate | None,
-        generator: torch.Generator,
         progress: Progress,
-    ) -> Tensor:
-        """(1, C, H, W): one sample of the posterior, of the kernel too if that is estimated, starting from what was."""
+        keep: Callable[[int, NDArray[Any]], None],
+    ) -> NDArray[np.float32]:
+        """Hands over samples of the posterior; the uncertainty that they show, in the shape of the photo.
+
+        An estimated kernel has its share in it: each sample has one of its own, refined once more with other noise.
+        """
         settings = self.settings
         kernel_steps = settings.effective_steps if estimate else 0
         steps = kernel_steps + posterior.STEPS
+        noise = math.hypot(sigma, estimate.error) if estimate else sigma
+        spread = np.zeros((photo.height, photo.width, photo.channels), np.float32)
+        for index in range(settings.samples):
 
-        def report(done: int) -> None:
-            progress("samples", index * steps + done, settings.samples * steps)
+            def report(done: float, index: int = index) -> None:
+                progress("samples", round(index * steps + done), settings.samples * steps)
 
-        if kernel_steps:
-            _, crop, grey_sigma = _estimation_crop(y, sigma)
-            _, own = fast.sample(
-                self._denoiser(), crop, kernel, grey_sigma, kernel_steps, generator, lambda step: report(step.index + 1)
-            )
-            kernel = kernels.aligned(own, kernel)  # else the shift that nothing tells would count as uncertainty
-        return posterior.sample(
-            self._denoiser(),
-            y,
-            kernel,
-            math.hypot(sigma, estimate.error) if estimate else sigma,
-            grid(y.y.shape[-2], y.y.shape[-1], TILE_SIDE, overlap=2 * kernel.shape[-1] + 32),
-            generator,
-            posterior.STEPS,
-            lambda step: report(kernel_steps + step.index + 1),
-        )
+            own = kernel
+            if kernel_steps:
+                _, crop, grey_sigma = self._estimation_crop(photo, sigma)
+                seed = white_noise.seed(settings.seed, index)
+                generator = torch.Generator().manual_seed(seed)
+                _, own = fast.sample(
+                    self._denoiser(), crop, kernel, grey_sigma, kernel_steps, generator, lambda s: report(s.index + 1)
+                )
+                own = kernels.aligned(own, kernel)  # else the shift that nothing tells would count as uncertainty
+            drawn = self._sample(photo, own, noise, index, lambda share: report(kernel_steps + posterior.STEPS * share))
+            spread += np.square(drawn.values() - restored.values()) / settings.samples
+            keep(index, drawn.array)
+        return photo.shaped(posterior.uncertainty(torch.from_numpy(spread.transpose(2, 0, 1))[None])[0])
+
+    def _sample(
+        self, photo: Pixels, kernel: Tensor, sigma: float, index: int, report: Callable[[float], None]
+    ) -> Pixels:
+        drawn, tiling = photo.like(), self._tiling(kernel, reach=2)
+        number = len(tiling.tiles(photo.height, photo.width))
+
+        def work(done: int, tile: Tile) -> Tensor:
+            report(done / number)
+            y, place = self._measurement(photo, tile), (tile.top, tile.left)
+            return posterior.sample(self._denoiser(), y, kernel, sigma, (self.settings.seed, index), place)
+
+        for top, band in tiling.bands(photo.height, photo.width, work):
+            drawn.write(top, band)
+        report(1)
+        return drawn
 
     def _blinddps(
-        self, y: Tensor, generator: torch.Generator, progress: Progress, callback: Callable[[Step], None]
-    ) -> tuple[Tensor, Tensor]:
-        size = _checked_size(self.settings.kernel_size, y) or min(LARGEST_BLINDDPS_KERNEL, largest_kernel(y))
+        self, photo: Pixels, progress: Progress, callback: Callable[[Step], None]
+    ) -> tuple[Pixels, Tensor, float]:
+        y = photo.whole()
+        size = _checked_size(self.settings.kernel_size, photo) or min(LARGEST_BLINDDPS_KERNEL, largest_kernel(y.shape))
         fixed = self.prior.image_size
-        side = BLINDDPS_SIDE if fixed is None else fixed - (size - 1)
-        height, width = y.shape[-2:]
+        side = (self.settings.tile or BLINDDPS_SIDE) if fixed is None else fixed - (size - 1)
 
         def report(step: Step) -> None:
             progress("blinddps", step.index + 1, step.total)
@@ -290,13 +326,15 @@ class Engine:
             y.expand(-1, self.prior.channels, -1, -1),
             kernel_size=size,
             settings=blinddps.Settings(steps=steps),
-            tiles=grid(height, width, side, overlap=side // 4),
+            tiles=grid(photo.height, photo.width, side, overlap=side // 4),
             tile_shape=None if fixed is None else (fixed, fixed),
-            generator=generator,
+            generator=torch.Generator().manual_seed(self.settings.seed),
             callback=report,
         )
         callback(Step(steps, steps, image, kernel))
-        return (image.mean(dim=1, keepdim=True) if y.shape[1] == 1 else image), kernel
+        restored = photo.like()
+        restored.write(0, image.mean(dim=1, keepdim=True) if photo.channels == 1 else image)
+        return restored, kernel, residual(restored.whole(), Measurement.of(y), kernel)
 
     def _denoiser(self) -> Denoiser:
         """The image prior as a sampler calls it; a network of fixed size sees overlapping tiles of that size."""
@@ -355,39 +393,27 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def informative_crop(y: Tensor, side: int) -> Tile:
+def informative_crop(photo: Pixels, side: int, region: Tile) -> Tile:
     """The part of a photo that tells most of its blur: edges in all directions, nothing clipped.
 
     Args:
-        y: (1, C, H, W).
-        side: of the square, in pixels; a smaller photo is taken whole.
+        side: of the square, in pixels.
+        region: of the photo in which to look; where it is smaller, it is taken whole.
     """
-    height, width = y.shape[-2:]
-    if height <= side and width <= side:
-        return Tile(0, 0, height, width)
+    candidates = grid(region.height, region.width, side, overlap=side // 2)
+    thinned = candidates[:: -(-len(candidates) // MOST_CROPS)]
+    moved = [replace(tile, top=region.top + tile.top, left=region.left + tile.left) for tile in thinned]
+    return max(moved, key=lambda tile: _information(photo.of(tile))) if len(moved) > 1 else moved[0]
+
+
+def _information(y: Tensor) -> float:
+    """The smaller eigenvalue of the structure tensor of (1, C, H, W): texture in one direction leaves the blur open."""
     grey = y.mean(dim=1)[0]
     usable = ((y > CLIPPED[0]) & (y < CLIPPED[1])).all(dim=1)[0]
     across = (grey[:-1, 1:] - grey[:-1, :-1]) * usable[:-1, :-1]
     down = (grey[1:, :-1] - grey[:-1, :-1]) * usable[:-1, :-1]
-
-    def score(tile: Tile) -> float:
-        """The smaller eigenvalue of the structure tensor: texture in one direction alone leaves the blur open."""
-        a, b = tile.of(across), tile.of(down)
-        xx, yy, xy = float((a * a).sum()), float((b * b).sum()), float((a * b).sum())
-        return (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2) ** 0.5
-
-    return max(grid(height, width, side, overlap=side // 2), key=score)
-
-
-def _estimation_crop(y: Measurement, sigma: float) -> tuple[Tile, Measurement, float]:
-    """Where the kernel is estimated, the measurement there in grey, (1, 1, h, w), and the sigma of that."""
-    where = informative_crop(y.y, ESTIMATION_SIDE)
-    return where, y.map(where.of).grey(), sigma / y.y.shape[1] ** 0.5
-
-
-def _check_finite(restored: Tensor) -> None:
-    if not torch.isfinite(restored).all():
-        raise EstimationError("The restoration diverged: the result is not a number somewhere. Give another --prior.")
+    xx, yy, xy = (float((a * b).sum()) for a, b in ((across, across), (down, down), (across, down)))
+    return (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2) ** 0.5
 
 
 def _load(name: str, kind: str, device: torch.device) -> Prior:
@@ -424,7 +450,7 @@ def _warnings(estimate: Estimate | None, sharp: bool, rest: float, sigma: float)
     return tuple(doubts)
 
 
-def _given_kernel(kernel: NDArray[Any], y: Tensor) -> Tensor:
+def _given_kernel(kernel: NDArray[Any], photo: Pixels) -> Tensor:
     """A kernel of the user's as (K, K) on the device, square, odd and normalised."""
     values = torch.from_numpy(np.asarray(kernel, dtype=np.float32))
     if values.ndim != 2 or not torch.isfinite(values).all() or not values.clamp_min(0).sum() > 0:
@@ -433,50 +459,24 @@ def _given_kernel(kernel: NDArray[Any], y: Tensor) -> Tensor:
     size = max(rows, columns) // 2 * 2 + 1
     top, left = (size - rows) // 2, (size - columns) // 2
     square = torch.nn.functional.pad(values, (left, size - columns - left, top, size - rows - top))
-    limit = largest_kernel(y)
+    limit = largest_kernel((photo.height, photo.width))
     if size > limit:
         raise KernelError(f"The kernel has {rows}x{columns} pixels, too many for this photo: at most {limit} fit.")
-    return kernels.normalise(square).to(y.device)
+    return kernels.normalise(square).to(photo.device)
 
 
-def _checked_size(size: int | None, y: Tensor) -> int | None:
-    limit = largest_kernel(y)
+def _checked_size(size: int | None, photo: Pixels) -> int | None:
+    limit = largest_kernel((photo.height, photo.width))
     if size is not None and size > limit:
         raise KernelError(f"A kernel of {size} pixels is too large for this photo: at most {limit} fit.")
     return size
 
 
-def _as_tensor(image: NDArray[Any]) -> Tensor:
-    """(H, W), (H, W, 1) or (H, W, 3) of any permitted type -> (1, C, H, W) float32 in [0, 1]."""
-    values = np.asarray(image)
-    if values.ndim == 2:
-        values = values[..., None]
-    if values.ndim != 3 or values.shape[2] not in (1, 3) or values.dtype.kind not in "uf":
-        raise PhotoError(
-            f"A photo is an array (H, W), (H, W, 1) or (H, W, 3) of uint8, uint16 or floating point in [0, 1]; "
-            f"this is {np.asarray(image).shape} of {values.dtype}. Take transparency off first."
+def _within(region: tuple[int, int, int, int], photo: Pixels) -> Tile:
+    """The tile of x, y, width and height, which has to lie in the photo."""
+    left, top, width, height = region
+    if left + width > photo.width or top + height > photo.height:
+        raise UsageError(
+            f"The crop {left},{top},{width},{height} reaches beyond the photo, which is {photo.width}x{photo.height}."
         )
-    if min(values.shape[:2]) < MINIMUM_SIDE:
-        raise PhotoError(
-            f"The picture is {values.shape[1]}x{values.shape[0]} pixels. Each side must have at least {MINIMUM_SIDE}."
-        )
-    scale = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1
-    pixels = values.astype(np.float32) / np.float32(scale)
-    if not np.isfinite(pixels).all():
-        raise PhotoError("The photo contains values that are not numbers.")
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-
-
-def _as_float(values: Tensor, image: NDArray[Any]) -> NDArray[np.float32]:
-    """(1, C, H, W) -> the shape of `image`."""
-    return values[0].permute(1, 2, 0).cpu().numpy().reshape(np.asarray(image).shape)
-
-
-def _as_array(restored: Tensor, image: NDArray[Any]) -> NDArray[Any]:
-    """(1, C, H, W) -> the shape and type of `image`."""
-    pixels = _as_float(restored.clamp(0, 1), image)
-    dtype = np.asarray(image).dtype
-    if dtype.kind == "u":
-        top = np.iinfo(dtype).max
-        return np.rint(pixels.astype(np.float64) * top).astype(dtype)
-    return pixels.astype(dtype)
+    return Tile(top, left, height, width)

@@ -8,6 +8,8 @@ from blinddeblur.errors import KernelError, UsageError
 METHODS = {"fast": 12, "blinddps": 1000}  # and how many steps each takes by default
 LARGEST_KERNEL = 127  # pixels
 MOST_SAMPLES = 64
+SMALLEST_CROP = 64  # pixels; less holds too few edges
+SMALLEST_TILE = 64  # pixels
 LARGEST_BLINDDPS_KERNEL = 63  # pixels; what a kernel prior has learned, on arrays of 64
 
 
@@ -25,6 +27,10 @@ class Settings:
         linear: whether linear light was blurred, as in a camera, rather than the sRGB-encoded values of the file.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         seed: of everything random.
+        crop: (x, y, width, height) in pixels, the part of the photo to estimate the kernel on; None to find it.
+        tile: side of the tiles that are restored one after the other, in pixels; None to choose it.
+        overlap: pixels over which neighbouring tiles fade into each other, besides those the blur reaches; None to
+            choose it.
         samples: how many samples of the posterior are drawn besides, for the uncertainty map; 0, or 2 to 64.
 
     Raises:
@@ -41,6 +47,9 @@ class Settings:
     device: str = "auto"
     seed: int = 0
     samples: int = 0
+    crop: tuple[int, int, int, int] | None = None
+    tile: int | None = None
+    overlap: int | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -66,6 +75,19 @@ class Settings:
             raise UsageError("blinddps blurs encoded values. Leave out --linear, or choose the method fast with it.")
         if self.kernel is not None and self.kernel_size is not None:
             raise UsageError("A kernel that is given has its own size. Leave out --kernel-size.")
+        if self.sigma is not None and self.method == "blinddps":
+            raise UsageError("blinddps knows no noise level. Leave out --sigma, or choose the method fast with it.")
+        if self.crop is not None and (min(self.crop) < 0 or min(self.crop[2:]) < SMALLEST_CROP):
+            raise UsageError(
+                f"The crop is x,y,width,height in pixels, with sides of at least {SMALLEST_CROP}; not "
+                f"{','.join(map(str, self.crop))}."
+            )
+        if self.crop is not None and (self.method == "blinddps" or self.kernel is not None):
+            raise UsageError("The crop is where the method fast estimates the kernel. Leave out --crop.")
+        if self.tile is not None and self.tile < SMALLEST_TILE:
+            raise UsageError(f"Tiles must have at least {SMALLEST_TILE} pixels on a side, not {self.tile}.")
+        if self.overlap is not None and self.overlap < 2:
+            raise UsageError(f"Tiles must fade into each other over at least 2 pixels, not {self.overlap}.")
         if self.samples != 0 and not 2 <= self.samples <= MOST_SAMPLES:
             raise UsageError(
                 f"The number of samples must lie between 2 and {MOST_SAMPLES}, or be 0 for none; not {self.samples}."

@@ -1,10 +1,14 @@
 """Overlapping tiles over an image, and their seamless sum. Knows nothing of what is done inside a tile."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from blinddeblur.errors import EstimationError
 
 
 @dataclass(frozen=True)
@@ -37,28 +41,101 @@ def _starts(extent: int, side: int, overlap: int) -> list[int]:
     return [round(index * (extent - side) / (number - 1)) for index in range(number)]
 
 
+@dataclass
+class Tiling:
+    """How an image is worked on in tiles; where memory does not suffice for one, in smaller ones from there on.
+
+    Attributes:
+        side: of the largest tile, in pixels.
+        overlap: of neighbours, at least; less than side.
+        rim: see `bands`.
+    """
+
+    side: int
+    overlap: int
+    rim: int
+
+    def tiles(self, height: int, width: int) -> list[Tile]:
+        """The tiles of an image, before any turns out to be too large."""
+        return grid(height, width, self.side, self.overlap)
+
+    def bands(self, height: int, width: int, work: Callable[[int, Tile], Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """The image that `work` makes tile by tile, as `bands` yields it.
+
+        Args:
+            height, width: of the image.
+            work: makes (1, C, h, w) of a tile, given the number of the tile that it is, or is a part of.
+
+        Raises:
+            EstimationError: the memory does not even suffice for tiles that consist of little but overlap.
+        """
+        tiles = self.tiles(height, width)
+        pieces = ((tile, self._attempt(tile, partial(work, index))) for index, tile in enumerate(tiles))
+        return bands(pieces, height, width, self.rim)
+
+    def _attempt(self, tile: Tile, work: Callable[[Tile], Tensor]) -> Tensor:
+        if max(tile.height, tile.width) <= self.side:
+            try:
+                return work(tile)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+            self.side = max(tile.height, tile.width) // 2  # and the memory is free again, now that the error is gone
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if self.side <= self.overlap:
+                raise EstimationError("There is too little memory, even for small tiles. Close other programs.")
+        parts = grid(tile.height, tile.width, self.side, self.overlap)
+        places = (replace(part, top=tile.top + part.top, left=tile.left + part.left) for part in parts)
+        pieces = ((part, self._attempt(place, work)) for part, place in zip(parts, places, strict=True))
+        return blend(pieces, tile.height, tile.width, self.rim)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of a GPU, of NumPy, or of PyTorch on a CPU, which has no type of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def blend(pieces: Iterable[tuple[Tile, Tensor]], height: int, width: int, rim: int = 0) -> Tensor:
-    """One image (1, C, height, width) of restored tiles, each fading into its neighbours over their overlap.
+    """One image (1, C, height, width) of restored tiles: see `bands`."""
+    finished = [band for _, band in bands(pieces, height, width, rim)]
+    if not finished:
+        raise ValueError("there are no tiles to blend")
+    return torch.cat(finished, dim=-2)
+
+
+def bands(pieces: Iterable[tuple[Tile, Tensor]], height: int, width: int, rim: int = 0) -> Iterator[tuple[int, Tensor]]:
+    """The image of restored tiles, each fading into its neighbours over their overlap, as it is finished.
+
+    No more of it is held than the tiles of one row.
 
     Args:
-        pieces: tiles with their pixels (1, C, h, w); together they cover the image.
+        pieces: tiles with their pixels (1, C, h, w), row by row; together they cover the image.
         height, width: of the image.
         rim: pixels along a tile's edge inside the image that count for nothing, because the tile knew too little
-            there; at most a third of the overlap.
+            there; less than half of the overlap.
+
+    Yields:
+        the first row and the pixels (1, C, h, width) of each band, from top to bottom.
     """
-    total: Tensor | None = None
+    top = 0
+    total = weights = torch.empty(0)
     for tile, pixels in pieces:
-        if total is None:
-            total = pixels.new_zeros(1, pixels.shape[1], height, width)
-            weights = pixels.new_zeros(1, 1, height, width)
+        if not total.numel():
+            total = pixels.new_zeros(1, pixels.shape[1], tile.height, width)
+            weights = pixels.new_zeros(1, 1, tile.height, width)
+        if done := tile.top - top:
+            yield top, total[..., :done, :] / weights[..., :done, :]
+            total, weights = (F.pad(kept[..., done:, :], (0, 0, 0, done)) for kept in (total, weights))
+            top = tile.top
         rows = _ramp(tile.top, tile.height, height, rim).to(pixels)
         columns = _ramp(tile.left, tile.width, width, rim).to(pixels)
         weight = rows[:, None] * columns[None]
-        tile.of(total).add_(weight * pixels)
-        tile.of(weights).add_(weight)
-    if total is None:
-        raise ValueError("there are no tiles to blend")
-    return total / weights
+        here = Tile(0, tile.left, tile.height, tile.width)
+        here.of(total).add_(weight * pixels)
+        here.of(weights).add_(weight)
+    if total.numel():
+        yield top, total / weights
 
 
 def _ramp(start: int, length: int, extent: int, rim: int) -> Tensor:

@@ -348,7 +348,6 @@ BAD_PHOTOS = {
     "cmyk.tiff": (lambda path: Image.new("CMYK", (64, 64)).save(path), "CMYK"),
     "animated.webp": (_animated, "single"),
     "animated.gif": (_animated, "single"),
-    "flat.png": (lambda path: Image.new("L", (64, 64), 128).save(path), "came out empty"),
     "folder": (lambda path: path.mkdir(), "no photo in this folder"),
 }
 

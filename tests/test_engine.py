@@ -10,8 +10,10 @@ from scenes import agreement, blurred, psnr, streak
 import blinddeblur
 from blinddeblur.engine import Engine, informative_crop
 from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError
+from blinddeblur.pixels import Pixels
 from blinddeblur.samplers.first_kernel import first_kernel
 from blinddeblur.settings import Settings
+from blinddeblur.tiles import Tile
 
 
 def test_blind_restoration_finds_kernel_and_image() -> None:
@@ -116,7 +118,8 @@ def test_the_crop_goes_where_the_texture_is() -> None:
     image = torch.full((1, 3, 400, 600), 0.5)
     image[..., 250:, 350:] = torch.rand(1, 1, 150, 250)
     image[..., :150, :250] = torch.rand(1, 1, 150, 250).round()  # more contrast, but all clipped
-    crop = informative_crop(image, 200)
+    photo = Pixels(image[0].permute(1, 2, 0).numpy(), torch.device("cpu"))
+    crop = informative_crop(photo, 200, Tile(0, 0, 400, 600))
     assert crop.top + crop.height > 350
     assert crop.left + crop.width > 500
 
@@ -164,9 +167,12 @@ def test_arrays_that_are_no_photos(image: np.ndarray, words: str) -> None:
         blinddeblur.restore(image, device="cpu")
 
 
-def test_a_photo_without_anything_in_it() -> None:
-    with pytest.raises(EstimationError, match="came out empty"):
-        blinddeblur.restore(np.full((64, 64), 0.5, np.float32), device="cpu")
+def test_a_photo_without_anything_in_it_is_left_nearly_alone() -> None:
+    flat = np.full((64, 64), 0.5, np.float32)
+    result = blinddeblur.restore(flat, device="cpu")
+    assert result.confidence < 0.2
+    assert "could not be made out" in result.warnings[0]
+    np.testing.assert_allclose(result.image, flat, atol=0.01)
 
 
 def test_not_a_number_is_never_a_result() -> None:

@@ -144,7 +144,7 @@ def test_trimmed_kernels_lose_nothing() -> None:
     assert small.shape[-1] < kernel.shape[-1]
     assert torch.allclose(kernels.fitted(small, 31), kernel)
     assert torch.allclose(kernels.trimmed(small, 100), small)
-    assert largest_kernel(torch.zeros(1, 1, 100, 80)) == 41
+    assert largest_kernel((100, 80)) == 41
 
 
 def test_confidence_falls_with_the_agreement() -> None:

@@ -17,7 +17,6 @@ from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers import posterior
 from blinddeblur.samplers.restoration import model_error
 from blinddeblur.settings import Settings
-from blinddeblur.tiles import Tile
 
 QUICK = {"steps": 3, "kernel_size": 9, "device": "cpu"}
 
@@ -53,10 +52,9 @@ def test_samples_of_a_gaussian_prior_have_the_mean_and_variance_of_the_posterior
 
     mean, variance = inside(expected), inside(covariance.diagonal())
     # The samples are channels, which this prior and the blur treat one by one.
-    whole = [Tile(0, 0, side, side)]
     pixels = y.expand(-1, number, -1, -1)
     stack = Measurement(pixels, torch.zeros_like(pixels, dtype=torch.bool), linear=False)  # a Gaussian clips nothing
-    samples = posterior.sample(gaussian_denoiser, stack, kernel, sigma, whole, generator, 200)[0]
+    samples = posterior.sample(gaussian_denoiser, stack, kernel, sigma, steps=200)[0]
     assert float(samples.var(dim=0).mean() / variance.mean()) == pytest.approx(1, abs=0.06)
     assert float((samples.mean(dim=0) - mean).square().mean() / variance.mean()) < 3 / number
     by_pixel = samples.var(dim=0) / variance  # as far as 200 samples tell: within four standard deviations, 10 % each

@@ -40,6 +40,11 @@ class Convolution:
         correlated = torch.fft.irfft2(self.transfer.conj() * spectrum, s=self.padded)
         return correlated[..., : self.shape[0], : self.shape[1]]
 
+    def solve(self, x: Tensor, weight: float) -> Tensor:
+        """What (adjoint forward + weight)^-1 x, (B, C, H, W), would be if the frame had no border."""
+        spectrum = torch.fft.rfft2(x, s=self.padded) / (self.transfer.abs() ** 2 + weight)
+        return torch.fft.irfft2(spectrum, s=self.padded)[..., : self.shape[0], : self.shape[1]]
+
 
 class ConvolutionOfKernel:
     """The same product as a linear map of the kernel, k -> crop(k * x), for one image x.
@@ -79,10 +84,17 @@ def extend(y: Tensor, radius: int) -> Tensor:
     return F.pad(y, (radius, radius, radius, radius), mode="replicate")
 
 
-def conjugate_gradient(normal: Callable[[Tensor], Tensor], right: Tensor, start: Tensor, iterations: int) -> Tensor:
+def conjugate_gradient(
+    normal: Callable[[Tensor], Tensor],
+    right: Tensor,
+    start: Tensor,
+    iterations: int,
+    inverse: Callable[[Tensor], Tensor] = lambda residual: residual,
+) -> Tensor:
     """Approximate solution of normal(x) = right for a symmetric positive definite map, from `start`.
 
-    The first dimension counts separate problems: each has step sizes of its own.
+    The first dimension counts separate problems: each has step sizes of its own. `inverse` is an approximate inverse
+    of the map, symmetric and positive definite too, that makes it converge faster (preconditioning).
     """
     dimensions = tuple(range(1, start.ndim))
 
@@ -91,16 +103,17 @@ def conjugate_gradient(normal: Callable[[Tensor], Tensor], right: Tensor, start:
 
     x = start
     residual = right - normal(x)
-    direction = residual
-    power = dot(residual, residual)
+    direction = better = inverse(residual)
+    power = dot(residual, better)
     floor = torch.finfo(start.dtype).tiny
     for _ in range(iterations):
         image = normal(direction)
         step = power / dot(direction, image).clamp_min(floor)
         x = x + step * direction
         residual = residual - step * image
-        previous, power = power, dot(residual, residual)
-        direction = residual + power / previous.clamp_min(floor) * direction
+        better = inverse(residual)
+        previous, power = power, dot(residual, better)
+        direction = better + power / previous.clamp_min(floor) * direction
     return x
 
 

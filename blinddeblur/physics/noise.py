@@ -51,12 +51,13 @@ def estimate_sigma(y: Tensor) -> float:
     A sharp photo that is textured all over has its finest texture counted as noise.
 
     Args:
-        y: (1, C, H, W) in [0, 1], C 1 or 3, H and W at least 16.
+        y: (B, C, H, W) in [0, 1], C 1 or 3, H and W at least 16: a photo, or patches of one, cut at whole blocks of
+            JPEG (multiples of 16 pixels).
 
     Returns:
         sigma in image units, at least that of rounding to 8 bits, which is the answer where all is clipped.
     """
-    planes = 255 * y[0].float()
+    planes = 255 * torch.cat(list(y), dim=-1).float()  # side by side
     clipped = ((planes < 255 * CLIPPED[0]) | (planes > 255 * CLIPPED[1])).any(dim=0)
     colour = len(planes) == 3
     luma = torch.tensordot(planes.new_tensor(LUMA), planes, 1) if colour else planes[0]

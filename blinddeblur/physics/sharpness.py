@@ -21,10 +21,10 @@ def is_sharp(y: Tensor, sigma: float) -> bool:
     differences between neighbours over that between next but one, less the noise; it is a quarter where all is smooth.
 
     Args:
-        y: (1, C, H, W) in [0, 1].
+        y: (B, C, H, W) in [0, 1]: a photo, or patches of one.
         sigma: standard deviation of its noise.
     """
-    grey = y.mean(dim=1)[0]
+    grey = y.mean(dim=1)
     variance = sigma**2 / y.shape[1]
     edges, detail = [], []
     for row, column in DIRECTIONS:
@@ -41,7 +41,7 @@ def is_sharp(y: Tensor, sigma: float) -> bool:
 
 
 def _moved(grey: Tensor, row: int, column: int) -> Tensor:
-    """The pixels of (H, W) that lie (row, column) from those within the rim, evenly thinned out."""
-    height, width = grey.shape
-    inner = grey[RIM + row : height - RIM + row, RIM + column : width - RIM + column].flatten()
+    """The pixels of (B, H, W) that lie (row, column) from those within the rim, evenly thinned out."""
+    height, width = grey.shape[1:]
+    inner = grey[:, RIM + row : height - RIM + row, RIM + column : width - RIM + column].flatten()
     return inner[:: max(1, len(inner) // LOOKED_AT)]

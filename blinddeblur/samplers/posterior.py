@@ -7,10 +7,8 @@ Gaussian prior, for which the samples are then exact as well, up to the number o
 """
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,8 +16,8 @@ from blinddeblur.physics.convolution import extend
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers.proximal import image_step
 from blinddeblur.samplers.restoration import SIGMAS, model_error
-from blinddeblur.samplers.schedule import Denoiser, Step, log_spaced
-from blinddeblur.tiles import Tile, blend
+from blinddeblur.samplers.schedule import Denoiser, log_spaced
+from blinddeblur.samplers.white_noise import white_noise
 
 STEPS = 16  # so few that the spread of a white Gaussian prior comes out 12 % too small; CALIBRATION holds that too
 SIGMA_DATA = 0.25  # standard deviation of photographs in [0, 1], as the photo prior takes it
@@ -34,47 +32,39 @@ def sample(
     y: Measurement,
     kernel: Tensor,
     sigma: float,
-    tiles: list[Tile],
-    generator: torch.Generator,
-    steps: int,
-    callback: Callable[[Step], None] = lambda step: None,
+    key: tuple[int, ...] = (0,),
+    place: tuple[int, int] = (0, 0),
+    steps: int = STEPS,
 ) -> Tensor:
     """Draw one sharp image.
 
     Args:
         denoise: the image prior.
-        y: the measurement, (1, C, H, W).
+        y: the measurement, (1, C, H, W): a photo or a tile of one.
         kernel: (K, K).
         sigma: standard deviation of the noise of y, in image units.
-        tiles: of y, that are worked on one after the other at each noise level; neighbours overlap by more than 2 K.
-        generator: of all noise, on the CPU. It is drawn for the whole frame, so tiles do not show.
+        key: numbers that choose the sample, zero or larger.
+        place: row and column of the tile in its photo: the noise belongs to the place, so tiles do not show.
         steps: number of noise levels.
-        callback: told of every step.
 
     Returns:
         (1, C, H, W): the part of the image within the frame of y, not clipped.
     """
-    margin = kernel.shape[-1] - 1
-    radius = margin // 2
+    radius = kernel.shape[-1] // 2
     height, width = y.y.shape[-2:]
-    wide = [Tile(tile.top, tile.left, tile.height + margin, tile.width + margin) for tile in tiles]
     error = model_error(sigma)
     x = extend(y.y, radius)
 
-    def noise() -> Tensor:
-        return torch.randn(x.shape, generator=generator).to(x)
+    def noise(index: int) -> Tensor:
+        top, left = place[0] - radius, place[1] - radius
+        return white_noise((*key, index), top, left, (x.shape[1], x.shape[2], x.shape[3])).to(x)
 
-    noisy = x + SIGMAS[0] * noise()
+    noisy = x + SIGMAS[0] * noise(0)
     for index, (level, following) in enumerate(pairwise([*log_spaced(*SIGMAS, steps), 0.0])):
         weight = (error / level) ** 2 + (error / SIGMA_DATA) ** 2  # 1 / variance = 1 / level^2 + 1 / SIGMA_DATA^2
-        pieces = (
-            (outer, image_step(denoise(outer.of(noisy), level), y.map(inner.of), kernel, weight))
-            for outer, inner in zip(wide, tiles, strict=True)
-        )
-        x = blend(pieces, height + margin, width + margin, rim=margin)
+        x = image_step(denoise(noisy, level), y, kernel, weight)
         kept = (following / level) ** 2
-        noisy = x + kept * (noisy - x) + following * math.sqrt(1 - kept) * noise()
-        callback(Step(index, steps, x, kernel))
+        noisy = x + kept * (noisy - x) + following * math.sqrt(1 - kept) * noise(index + 1)
     return x[..., radius : radius + height, radius : radius + width]
 
 

@@ -18,7 +18,8 @@ STEPS = 8
 SIGMAS = (0.3, 0.01)
 MODEL_ERROR = 1.5  # the remaining error of the kernel counts as noise: this many times the measured sigma,
 MODEL_FLOOR = 0.006  # and at least this, since compression and resampling hide the noise but not the misfit
-PRIOR_SHARE = 0.25  # weight of the prior's image relative to variances of sigma^2
+PRIOR_SHARE = 0.25  # weight of the prior's image relative to variances of sigma^2,
+LEAST_SHARE = 0.003  # and at least this: less reaches so far that tiles would differ
 
 
 def restore(
@@ -47,7 +48,7 @@ def restore(
     x = extend(y.y, radius)
     model_sigma = model_error(sigma)
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
-        x = image_step(denoise(x, level), y, kernel, PRIOR_SHARE * (model_sigma / level) ** 2)
+        x = image_step(denoise(x, level), y, kernel, max(LEAST_SHARE, PRIOR_SHARE * (model_sigma / level) ** 2))
         callback(Step(index, steps, x, kernel))
     return x[..., radius : radius + height, radius : radius + width]
 
