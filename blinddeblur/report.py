@@ -20,7 +20,7 @@ from blinddeblur import photo as photos
 from blinddeblur.comparison import enlarged, fitted
 from blinddeblur.errors import BlindDeblurError, OutputError
 
-SIDE = 1600  # pixels of a preview's long side: a photo fills a screen, and a hundred make 50 to 100 MB
+SIDE = 1600  # pixels of the long side of a preview: it fills a screen, and takes about half a megabyte
 QUALITY = 85  # of a preview's JPEG: artefacts stay below what a restoration changes
 KERNEL_SIDE = 256  # pixels of the kernel's picture; twice the largest kernel, 127
 GREY = 0.5  # what shows through transparent pixels
