@@ -4,6 +4,7 @@ The workers need this package, but no files of this machine. The package `distri
 """
 
 import asyncio
+import logging
 import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -38,12 +39,14 @@ def run(
 
     Raises:
         UsageError: `distributed` is not installed, no scheduler answers, it has no workers, or they lack this package.
+        EstimationError: the scheduler is lost on the way.
         BlindDeblurError: an engine cannot be made.
     """
     try:
         distributed, dask = import_module("distributed"), import_module("dask")
     except ImportError as error:
         raise UsageError("A cluster needs the package distributed: pip install 'blinddeblur[cluster]'.") from error
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it has to say are exceptions as well
     fresh, made = iter(jobs), pickle.dumps(make)
     running: dict[Any, J] = {}
     _check_scheduler(distributed, address)
@@ -74,6 +77,10 @@ def run(
                 outcome = EstimationError(LOST)
             except BlindDeblurError:  # on the way to an engine
                 raise
+            except distributed.CancelledError as error:
+                raise EstimationError(
+                    f"The connection to the scheduler at {address} was lost. Restore what is missing once it is back."
+                ) from error
             except Exception as error:
                 raise UsageError(
                     f"The workers of {address} cannot do this: {error}. Install the same version of blinddeblur there."
