@@ -8,7 +8,7 @@ import io
 import re
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +119,7 @@ def _heic(data: bytes) -> Container:
     if image.premultiplied_alpha:
         raise PhotoError("The colours of the picture are multiplied by its transparency. Save it as a PNG first.")
     width, height = image.size
-    return Container("HEIC", width, height, image.info["bit_depth"], *_blocks(image), image)
+    return Container("HEIC", width, height, cast("int", image.info["bit_depth"]), *_blocks(image), image)
 
 
 def _avif(data: bytes) -> Container:

@@ -93,7 +93,8 @@ _PNG_COLOUR_TYPE = 9  # its place in the IHDR chunk
 class Photo:
     """A picture as it stands upright, and everything of its file that outlives a restoration.
 
-    pixels: float32 (height, width, channels), sRGB-encoded, [0, 1]; one channel is grey, three are RGB.
+    stored: the pixels, (height, width, channels), sRGB-encoded; one channel is grey, three are RGB. As in the file, uint8
+        or uint16 as depth says, a quarter or half of the memory; or float32 in [0, 1].
     alpha: (height, width), uint8 or uint16 as depth says, untouched; None for an opaque picture.
     depth: bits per sample of the file, 8 or 16.
     exif: EXIF block, its orientation 1. icc: colour profile. xmp: XMP packet. None when the file has none.
@@ -101,7 +102,7 @@ class Photo:
     jpeg_quality: what the photo is written with as a JPEG, 95 to 100: no coefficient more coarsely than it was read.
     """
 
-    pixels: npt.NDArray[np.float32]
+    stored: Array
     alpha: Array | None = None
     depth: int = 8
     exif: bytes | None = None
@@ -110,9 +111,18 @@ class Photo:
     dpi: tuple[float, float] | None = None
     jpeg_quality: int = JPEG_QUALITY
 
-    def with_pixels(self, pixels: npt.NDArray[np.float32]) -> "Photo":
-        """The photo with new pixels, float32 (height, width, channels), and all else kept."""
-        return dataclasses.replace(self, pixels=pixels)
+    @property
+    def pixels(self) -> npt.NDArray[np.float32]:
+        """The pixels as float32 in [0, 1]."""
+        if self.stored.dtype.kind == "f":
+            return self.stored
+        pixels = self.stored.astype(np.float32)
+        pixels /= np.iinfo(self.stored.dtype).max  # in place: of 50 megapixels, a copy is 0.6 GB
+        return pixels
+
+    def with_pixels(self, pixels: Array) -> "Photo":
+        """The photo with new pixels, see `stored`, and all else kept."""
+        return dataclasses.replace(self, stored=pixels)
 
 
 def read(path: Path, most_pixels: int = MAXIMUM_PIXELS) -> Photo:
@@ -178,7 +188,7 @@ def encode(photo: Photo, ending: str) -> bytes:
     ending = _SAME_ENDING.get(ending, ending)
     if photo.alpha is not None and ending not in _HOLDS_ALPHA:
         raise OutputError("This format cannot hold the transparency of the photo. Use .png instead.")
-    if not np.isfinite(photo.pixels).all():
+    if photo.stored.dtype.kind == "f" and not np.isfinite(photo.stored).all():
         raise EstimationError("The result contains values that are not numbers, so nothing was written.")
     data = _encoded(photo, ending)
     if data is None:
@@ -382,7 +392,7 @@ def _from_opencv(data: bytes, minimum_side: int, most_pixels: int) -> Photo:
     orientation, exif = tifftags.upright(exif) if exif else (1, None)
     photo = _upright(samples, 8 * samples.itemsize, orientation, exif, icc, xmp, header.dpi, grey=header.grey)
     photo = dataclasses.replace(photo, jpeg_quality=_quality_of(header.tables))
-    return photo.with_pixels(1 - photo.pixels) if header.inverted else photo
+    return photo.with_pixels(np.iinfo(photo.stored.dtype).max - photo.stored) if header.inverted else photo
 
 
 def _from_heif(data: bytes, minimum_side: int, most_pixels: int) -> Photo:
@@ -413,14 +423,14 @@ def _upright(
     samples = _turned(samples, orientation)
     depth = 8 if bits == 8 else 16
     colours = samples[..., :1] if grey else samples[..., 2::-1]
-    pixels = np.ascontiguousarray(colours, dtype=np.float32)
-    pixels /= 2**bits - 1  # in place: of 50 megapixels, a copy is 0.6 GB
+    stored = np.ascontiguousarray(colours)
     alpha = np.ascontiguousarray(samples[..., 3]) if samples.shape[2] == 4 else None
-    if alpha is not None and bits != depth:
-        alpha = _as_integers(alpha / np.float64(2**bits - 1), depth)
+    if bits != depth:
+        stored = _as_integers(stored, depth, 2**bits - 1)
+        alpha = None if alpha is None else _as_integers(alpha, depth, 2**bits - 1)
     if dpi and orientation in tifftags.ON_ITS_SIDE:
         dpi = dpi[::-1]
-    return Photo(pixels, alpha, depth, exif, icc, _plain_xmp(xmp) if xmp else None, dpi or _dpi_of(exif))
+    return Photo(stored, alpha, depth, exif, icc, _plain_xmp(xmp) if xmp else None, dpi or _dpi_of(exif))
 
 
 def _check_size(width: int, height: int, minimum_side: int, most_pixels: int) -> None:
@@ -540,10 +550,10 @@ def _turned(picture: Array, orientation: int) -> Array:
 def _encoded(photo: Photo, ending: str) -> bytes | None:
     """The bytes of the file; None when the format cannot hold them."""
     depth = photo.depth if ending in _HOLDS_16_BITS else 8
-    colours = _as_integers(photo.pixels, depth)
+    colours = _as_integers(photo.stored, depth)
     alpha = photo.alpha
     if alpha is not None and depth != photo.depth:
-        alpha = _as_integers(alpha / np.float64(2**photo.depth - 1), depth)
+        alpha = _as_integers(alpha, depth)
     grey = colours.shape[2] == 1
     grey_alpha_png = grey and alpha is not None and ending == ".png"
     if alpha is None or grey_alpha_png:
@@ -564,12 +574,16 @@ def _encoded(photo: Photo, ending: str) -> bytes | None:
     return data
 
 
-def _as_integers(values: Array, depth: int) -> Array:
-    """Values of [0, 1] rounded to integers of 8 or 16 bits; what lies outside is clipped."""
+def _as_integers(values: Array, depth: int, white: int | None = None) -> Array:
+    """Values from 0 to white, which is the largest integer of their type or 1, rounded to integers of 8 or 16 bits."""
     integers = np.empty(values.shape, np.uint16 if depth == 16 else np.uint8)
+    if white is None:
+        white = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1
+    if values.dtype == integers.dtype and white == np.iinfo(integers.dtype).max:
+        return values
     for start in range(0, len(values), _ROWS):
         rows = slice(start, start + _ROWS)
-        integers[rows] = np.rint(np.clip(values[rows], 0, 1) * (2**depth - 1))
+        integers[rows] = np.rint(np.clip(values[rows] / np.float64(white), 0, 1) * (2**depth - 1))
     return integers
 
 
