@@ -93,8 +93,8 @@ _PNG_COLOUR_TYPE = 9  # its place in the IHDR chunk
 class Photo:
     """A picture as it stands upright, and everything of its file that outlives a restoration.
 
-    stored: the pixels, (height, width, channels), sRGB-encoded; one channel is grey, three are RGB. As in the file, uint8
-        or uint16 as depth says, a quarter or half of the memory; or float32 in [0, 1].
+    stored: the pixels, (height, width, channels), sRGB-encoded; one channel is grey, three are RGB. As in the file,
+        uint8 or uint16 as depth says, which takes a quarter or half of the memory; or float32 in [0, 1].
     alpha: (height, width), uint8 or uint16 as depth says, untouched; None for an opaque picture.
     depth: bits per sample of the file, 8 or 16.
     exif: EXIF block, its orientation 1. icc: colour profile. xmp: XMP packet. None when the file has none.
