@@ -1,151 +1,344 @@
-"""Files in, files out: which photo goes where, and one photo after the other through the engine."""
+"""Photos through the engine, here, in several processes or on a cluster; whatever happens to one, the others go on."""
 
-import os
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import contextlib
+import sys
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from blinddeblur import cluster, report, workers
 from blinddeblur import photo as photos
+from blinddeblur.comparison import compare, fitted
 from blinddeblur.console import Console
-from blinddeblur.engine import Engine, Result
-from blinddeblur.errors import BlindDeblurError, OutputError, PhotoError, UsageError
-from blinddeblur.photo import EXTENSIONS
-from blinddeblur.recording import Recording
+from blinddeblur.errors import BlindDeblurError, UsageError
+from blinddeblur.imageheader import read_header
+from blinddeblur.jobs import STREAM, Job
 from blinddeblur.settings import Settings
 
-MARK = ".deblurred"
-MINE = re.compile(rf"{re.escape(MARK)}|\.kernel|\.sample-\d+|\.uncertainty")  # our own results: no photos to restore
+if TYPE_CHECKING:
+    from blinddeblur.engine import Engine, Result
+
+FAILED = 1  # exit code
+PREVIEW_SIDE = 512  # pixels of the long side of a preview: ten to twenty seconds on two cores
+VISIBLE = 0.01  # of a kernel's maximum: less is not counted as its extent
+
+Add = Callable[[bytes, Path], None]  # takes the bytes of a result and where they belong
+Stage = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One photo and where its results go: the restored photo, and stem.kernel.png and .npy.
+class Outcome:
+    """What is said of a restored photo: a sentence, the details of --verbose, and the facts of --json."""
 
-    With samples also stem.sample-1.EXT and so on, and stem.uncertainty.png and .npy; with a recording, that animation.
+    sentence: str
+    details: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A job with the bytes of its photo, for a machine without our files."""
+
+    job: Job
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a batch is run.
+
+    Attributes:
+        workers: processes on this machine; 0 for this one.
+        scheduler: address of a dask scheduler instead.
+        fail_fast: whether to stop at the first failure.
+        report: where the page about all photos goes.
     """
 
-    source: Path
-    restored: Path
-    stem: Path
-    samples: int = 0
-    recording: Path | None = None
+    workers: int = 0
+    scheduler: str | None = None
+    fail_fast: bool = False
+    report: Path | None = None
 
-    @property
-    def sample_paths(self) -> tuple[Path, ...]:
-        """A file for each sample, in the format of the restored photo."""
-        names = (f"{self.stem.name}.sample-{number + 1}{self.restored.suffix}" for number in range(self.samples))
-        return tuple(self.stem.with_name(name) for name in names)
-
-    @property
-    def results(self) -> tuple[Path, ...]:
-        """Every file that will be written."""
-        maps = photos.uncertainty_paths(self.stem) if self.samples else ()
-        recording = () if self.recording is None else (self.recording,)
-        return self.restored, *photos.kernel_paths(self.stem), *self.sample_paths, *maps, *recording
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UsageError(f"The number of workers must be 0 or more, not {self.workers}.")
+        if self.workers and self.scheduler:
+            raise UsageError("Choose between --workers on this machine and a cluster's own with --dask.")
 
 
-def plan(sources: Iterable[Path], output: Path | None, samples: int = 0, record: Path | None = None) -> list[Job]:
-    """What has to be done.
-
-    Args:
-        sources: photos, and folders whose photos are meant.
-        output: None for beside each photo; a file name for a single photo; or a folder.
-        samples: how many samples of each photo will be written.
-        record: where the animation of a single photo goes.
-
-    Raises:
-        PhotoError: a folder without photos.
-        UsageError: two results of the same name, a result that would replace a photo of this run, or an animation
-            of several photos or of another format than GIF.
-    """
-    files = [file for source in sources for file in _photos_of(source)]
-    if output is not None and output.suffix.lower() in EXTENSIONS and not output.is_dir():
-        if len(files) != 1:
-            raise UsageError(f"{output} names one file, and there are {len(files)} photos. Give a folder with -o.")
-        jobs = [Job(files[0], output, output.with_suffix(""), samples)]
-    else:
-        jobs = [_job(file, output or file.parent, samples) for file in files]
-    if record is not None:
-        if record.suffix.lower() != ".gif":
-            raise UsageError(f"{record}: The animation of --record is a GIF. Name a file that ends in .gif.")
-        if len(jobs) != 1:
-            raise UsageError(f"--record shows how one photo is restored, and there are {len(jobs)}. Name a single one.")
-        jobs = [replace(jobs[0], recording=record)]
-    _refuse_collisions(jobs)
-    return jobs
-
-
-def run(jobs: list[Job], settings: Settings, console: Console, *, overwrite: bool = False) -> int:
-    """Restore every photo, going on after a failure.
+def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
+    """Restore every photo, going on after a failure. Finished ones of several are skipped.
 
     Returns:
-        how many failed.
+        the exit code: 0, or that of the error if there is a single photo, or 1 if any failed.
 
     Raises:
         BlindDeblurError: what concerns all photos alike, such as weights that are missing.
     """
-    engine = Engine(settings)
-    failures: list[tuple[Path, str]] = []
+    start = time.monotonic()
+    entries: dict[Job, report.Entry] = {}
+    if way.report is not None:
+        report.check(way.report, overwrite=any(job.wishes.overwrite for job in jobs))
+    waiting = []
     for job in jobs:
-        try:
-            _restore(job, engine, console, overwrite=overwrite)
-        except BlindDeblurError as error:
-            if len(jobs) == 1 and error.exit_code != 1:
-                raise
-            failures.append((job.source, str(error)))
-            console.failure(job.source, str(error))
+        if len(jobs) > 1 and job.finished and not job.wishes.overwrite:
+            entries[job] = _entry(job)
+            console.skipped(job.source, job.restored)
+        else:
+            waiting.append(job)
+    code = 0
+    failures: list[tuple[Path, str]] = []
+    restored = 0
+    try:
+        with contextlib.closing(_outcomes(waiting, settings, console, way)) as outcomes:
+            for job, outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    reason = _reason(job, outcome, verbose=console.verbose)
+                    failures.append((job.source, reason))
+                    entries[job] = _entry(job, error=reason)
+                    console.failure(job.source, reason)
+                    single = len(jobs) == 1 and isinstance(outcome, BlindDeblurError)
+                    code = outcome.exit_code if single and isinstance(outcome, BlindDeblurError) else FAILED
+                    if way.fail_fast:
+                        break
+                else:
+                    restored += 1
+                    entries[job] = _entry(job, outcome.facts)
+                    console.result(outcome.sentence, outcome.details, outcome.facts)
+                    for warning in outcome.facts["warnings"]:
+                        console.warning(f"{job.source}: {warning}")
+    finally:
+        if way.report is not None and entries:
+            ordered = [entries[job] for job in jobs if job in entries]
+            report.write(way.report, ordered, time.monotonic() - start, overwrite=True)
     if len(jobs) > 1:
-        console.summary(len(jobs) - len(failures), failures)
-    return len(failures)
+        console.summary(restored, len(jobs) - len(waiting), failures, len(waiting) - restored - len(failures))
+    return code
 
 
-def _restore(job: Job, engine: Engine, console: Console, *, overwrite: bool) -> None:
-    picture = photos.read(job.source)
-    _check_outputs(job, overwrite=overwrite)
+def forecast(jobs: list[Job], settings: Settings, console: Console) -> int:
+    """Say what would be done and how many minutes that would take here. Returns the exit code, as run does."""
+    from blinddeblur.engine import Engine
+
+    engine, total, failed = Engine(settings), 0.0, 0
+    for job in jobs:
+        if len(jobs) > 1 and job.finished and not job.wishes.overwrite:
+            console.skipped(job.source, job.restored)
+            continue
+        try:
+            job.check()
+            height, width = photos.read(job.source, job.wishes.most_pixels).stored.shape[:2]
+        except BlindDeblurError as error:
+            failed += 1
+            console.failure(job.source, _reason(job, error, verbose=False))
+            continue
+        seconds = engine.forecast(height, width)
+        total += seconds
+        facts = {"input": str(job.source), "restored": str(job.restored), "minutes": round(seconds / 60, 2)}
+        console.result(
+            f"{job.source} -> {job.restored}, about {seconds / 60:.1f} minutes", f"  {width}x{height}", facts
+        )
+    console.total(f"about {total / 60:.1f} minutes in all; nothing was done")
+    return FAILED if failed else 0
+
+
+def _outcomes(
+    jobs: list[Job], settings: Settings, console: Console, way: Way
+) -> Generator[tuple[Job, Outcome | Exception], None, None]:
+    if not jobs:
+        return
+    if way.scheduler is not None:
+        yield from _on_cluster(jobs, settings, console, way.scheduler)
+    elif way.workers:
+        makers = workers.engines(settings, min(way.workers, len(jobs)))
+        with console.work("photos") as work, contextlib.closing(workers.run(restore, jobs, makers)) as outcomes:
+            for done, (job, outcome) in enumerate(outcomes, start=1):
+                work.stage("restored", done, len(jobs))
+                yield job, outcome
+    else:
+        from blinddeblur.engine import Engine
+
+        engine = Engine(settings)
+        for job in jobs:
+            with console.work(job.source.name) as work:
+                outcome = _attempt(engine, job, work.stage)
+            yield job, outcome
+
+
+def _on_cluster(
+    jobs: list[Job], settings: Settings, console: Console, scheduler: str
+) -> Generator[tuple[Job, Outcome | Exception], None, None]:
+    """Photos are read and results written here: the cluster needs no files of this machine."""
+    from blinddeblur.engine import Engine
+
+    unread: list[tuple[Job, Exception]] = []
+
+    def parcels() -> Iterator[Parcel]:
+        for job in jobs:
+            try:
+                job.check()
+                yield Parcel(job, _data(job))
+            except BlindDeblurError as error:
+                unread.append((job, error))
+
+    outcomes = cluster.run(restore_parcel, parcels(), partial(Engine, settings), scheduler)
+    with console.work("photos") as work, contextlib.closing(outcomes):
+        for done, (parcel, result) in enumerate(outcomes, start=1):
+            work.stage("restored", done, len(jobs))
+            if isinstance(result, Exception):
+                yield parcel.job, result
+                continue
+            outcome, files = result
+            try:
+                _write(files, overwrite=parcel.job.wishes.overwrite)
+            except BlindDeblurError as error:
+                yield parcel.job, error
+            else:
+                yield parcel.job, outcome
+    yield from unread
+
+
+def _attempt(engine: "Engine", job: Job, stage: Stage) -> Outcome | Exception:
+    try:
+        return restore(engine, job, stage)
+    except Exception as error:  # of whatever kind: the other photos are not to blame
+        return error
+
+
+def restore(engine: "Engine", job: Job, stage: Stage = lambda name, done, total: None) -> Outcome:
+    """Read a photo, restore it, and write all of its results together.
+
+    Raises:
+        BlindDeblurError: for whatever stands in the way.
+    """
+    job.check()
+    data = _data(job)
+    if job.restored == STREAM:
+        return produce(engine, job, data, lambda content, path: _to_standard_output(content), stage)
+    with photos.Together(overwrite=job.wishes.overwrite) as files:
+        return produce(engine, job, data, files.add, stage)
+
+
+def restore_parcel(engine: "Engine", parcel: Parcel) -> tuple[Outcome, list[tuple[bytes, Path]]]:
+    """Restore a photo whose bytes were sent, and send those of its results back."""
+    files: list[tuple[bytes, Path]] = []
+    outcome = produce(engine, parcel.job, parcel.data, lambda data, path: files.append((data, path)))
+    return outcome, files
+
+
+def produce(
+    engine: "Engine", job: Job, data: bytes, add: Add, stage: Stage = lambda name, done, total: None
+) -> Outcome:
+    """The results of a photo, from the bytes of its file.
+
+    Args:
+        add: is given the bytes of each result, the restored photo last.
+        stage: told how far the work is.
+    """
+    from blinddeblur.recording import Recording
+
+    wishes = job.wishes
+    picture = photos.decode(data, wishes.most_pixels)
+    ending = _ending(data) if job.restored == STREAM else job.restored.suffix
+    if wishes.preview and max(picture.stored.shape) > PREVIEW_SIDE:
+        small = engine.restore(fitted(picture.stored, PREVIEW_SIDE), stage).image
+        photos.write_bytes(photos.encode(photos.Photo(small), ".jpg"), job.preview, overwrite=wishes.overwrite)
 
     def keep(index: int, sample: Any) -> None:
-        photos.write(picture.with_pixels(sample), job.sample_paths[index], overwrite=overwrite)
+        add(photos.encode(picture.with_pixels(sample), ending), job.sample_paths[index])
 
-    with console.work(job.source.name) as work:
-        recording = Recording()
-        callback = (lambda step: None) if job.recording is None else recording
-        result = engine.restore(picture.pixels, work.stage, callback, keep)
-    if result.sharp and job.restored.suffix == job.source.suffix:
-        photos.write_bytes(job.source.read_bytes(), job.restored, overwrite=overwrite)  # not compressed once more
+    recording = Recording()
+    callback = (lambda step: None) if wishes.recording is None else recording
+    result = engine.restore(picture.stored, stage, callback, keep)
+    if job.restored != STREAM:
+        extras = photos.kernel_files(result.kernel, job.stem)
+        if result.uncertainty is not None:
+            extras |= photos.uncertainty_files(result.uncertainty, job.stem)
+        if wishes.compare:
+            side_by_side = photos.Photo(compare(picture.stored, result.image, result.kernel))
+            extras[job.comparison] = photos.encode(side_by_side, ".png")
+        for path, content in extras.items():
+            add(content, path)
+        if wishes.recording is not None:
+            add(recording.gif(), wishes.recording)
+    # A sharp photo is not compressed once more.
+    unchanged = result.sharp and (job.restored == STREAM or job.restored.suffix == job.source.suffix)
+    add(data if unchanged else photos.encode(picture.with_pixels(result.image), ending), job.restored)
+    return _outcome(job, result)
+
+
+def _data(job: Job) -> bytes:
+    if job.source == STREAM:
+        return sys.stdin.buffer.read(photos.most_bytes(job.wishes.most_pixels) + 1)
+    return photos.read_bytes(job.source, job.wishes.most_pixels)
+
+
+def _ending(data: bytes) -> str:
+    """That of a file with these bytes, where no name says it."""
+    try:
+        return {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tiff", "WebP": ".webp", "BMP": ".bmp"}[
+            read_header(data).format
+        ]
+    except BlindDeblurError:
+        return ".png"
+
+
+def _to_standard_output(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _write(files: Iterable[tuple[bytes, Path]], *, overwrite: bool) -> None:
+    with photos.Together(overwrite=overwrite) as together:
+        for data, path in files:
+            together.add(data, path)
+
+
+def _reason(job: Job, error: Exception, *, verbose: bool) -> str:
+    """A sentence that names the photo."""
+    if isinstance(error, BlindDeblurError):
+        sentence = str(error)
     else:
-        photos.write(picture.with_pixels(result.image), job.restored, overwrite=overwrite)
-    photos.write_kernel(result.kernel, job.stem, overwrite=overwrite)
-    if result.uncertainty is not None:
-        photos.write_uncertainty(result.uncertainty, job.stem, overwrite=overwrite)
-    if job.recording is not None:
-        photos.write_bytes(recording.gif(), job.recording, overwrite=overwrite)
+        last = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+        sentence = f"An error that is none of the photo's: {last}. Please report it."
+        if verbose:
+            sentence += "\n" + "".join(traceback.format_exception(error))
+    return sentence if str(job.source) in sentence else f"{job.source}: {sentence}"
+
+
+def _entry(job: Job, facts: dict[str, Any] | None = None, error: str | None = None) -> report.Entry:
+    return report.Entry(job.source, job.restored, photos.kernel_paths(job.stem)[1], facts, error)
+
+
+def _outcome(job: Job, result: "Result") -> Outcome:
     facts = _facts(job, result)
     sentence = f"{job.source} -> {job.restored} ({result.seconds:.1f} s)"
+    rows, columns = facts["kernel_extent"]
     details = (
-        f"  noise {255 * result.sigma:.2f}/255, kernel {facts['kernel_extent'][0]}x{facts['kernel_extent'][1]} px in "
-        f"{job.results[1]}, residual {255 * result.residual:.2f}/255"
+        f"  noise {255 * result.sigma:.2f}/255, kernel {rows}x{columns} px, residual {255 * result.residual:.2f}/255"
     )
     if result.uncertainty is not None:
         details += f", uncertainty {255 * facts['mean_uncertainty']:.2f}/255"
     if result.confidence is not None:
         details += f", confidence {result.confidence:.2f}"
-    console.result(sentence, details, facts)
-    for warning in result.warnings:
-        console.warning(f"{job.source}: {warning}")
+    return Outcome(sentence, details, facts)
 
 
-def _facts(job: Job, result: Result) -> dict[str, Any]:
+def _facts(job: Job, result: "Result") -> dict[str, Any]:
     """What --json says of a photo."""
     preview, array = photos.kernel_paths(job.stem)
-    used = result.kernel > 0
+    used = result.kernel > VISIBLE * result.kernel.max()
     facts = {
         "input": str(job.source),
         "restored": str(job.restored),
         "kernel_preview": str(preview),
         "kernel": str(array),
-        "recording": None if job.recording is None else str(job.recording),
+        "recording": None if job.wishes.recording is None else str(job.wishes.recording),
+        "comparison": str(job.comparison) if job.wishes.compare else None,
         "seconds": round(result.seconds, 3),
         "sigma": result.sigma,
         "kernel_size": result.kernel.shape[0],
@@ -174,48 +367,3 @@ def _facts(job: Job, result: Result) -> dict[str, Any]:
 def _extent(used: Any) -> int:
     positions = used.nonzero()[0]
     return int(positions[-1] - positions[0] + 1)
-
-
-def _photos_of(source: Path) -> list[Path]:
-    if not source.is_dir():
-        return [source]
-    found = sorted(p for p in source.iterdir() if p.suffix.lower() in EXTENSIONS and not _is_ours(p) and p.is_file())
-    if not found:
-        raise PhotoError(f"{source}: There is no photo in this folder. Photos end in {', '.join(EXTENSIONS)}.")
-    return found
-
-
-def _is_ours(path: Path) -> bool:
-    return MINE.fullmatch(Path(path.stem).suffix) is not None
-
-
-def _job(source: Path, folder: Path, samples: int) -> Job:
-    # Appended, since with_suffix would cut a name like "1.5 seconds" at its dot.
-    return Job(source, folder / f"{source.stem}{MARK}{source.suffix}", folder / source.stem, samples)
-
-
-def _refuse_collisions(jobs: list[Job]) -> None:
-    owners: dict[str, Path] = {os.path.realpath(job.source): job.source for job in jobs}
-    sources = set(owners)
-    for job in jobs:
-        for result in job.results:
-            real = os.path.realpath(result)
-            if real in sources:
-                raise UsageError(f"{result} would replace a photo that is to be restored. Choose another -o.")
-            if real in owners:
-                raise UsageError(
-                    f"{job.source} and {owners[real]} would both be written to {result}. Restore them into two folders."
-                )
-            owners[real] = job.source
-
-
-def _check_outputs(job: Job, *, overwrite: bool) -> None:
-    """Before minutes are spent: can the results be written where they belong?"""
-    for path in job.results:
-        photos.check_free(path, overwrite=overwrite)
-        folder = path.parent
-        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        if not existing.is_dir():
-            raise OutputError(f"{folder}: {existing} is a file and no folder. Choose another place for {path.name}.")
-        if not os.access(existing, os.W_OK):
-            raise OutputError(f"{folder}: There is no permission to write here. Choose another place for {path.name}.")

@@ -14,7 +14,6 @@ from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.settings import METHODS, Settings
 
 if TYPE_CHECKING:
-    from blinddeblur.batch import Job
     from blinddeblur.training.options import Options
     from blinddeblur.training.recipes import Outcome
 
@@ -55,23 +54,31 @@ def _root(
 
 @app.command()
 def restore(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos; - is standard input.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE_OR_DIR", help="Where results go. (default: beside each photo)"),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE_OR_DIR",
+            help="Where results go; - is standard output. (default: beside each photo)",
+        ),
     ] = None,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "fast",
     prior: Annotated[
         str, typer.Option(help="The image prior: a name of download-weights --list, or a folder that train wrote.")
     ] = "photo",
     steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps of the method. (default: 12; blinddps 1000)")
+        int | None, typer.Option(metavar="N", help="Steps of the estimate. (default: 12; blinddps 1000)")
     ] = None,
     kernel_size: Annotated[
         str, typer.Option(metavar="auto|ODD", help="Side in pixels of the array the kernel has to fit into.")
     ] = "auto",
     kernel: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A known kernel (.npy or picture) instead of an estimate.")
+    ] = None,
+    crop: Annotated[
+        str | None, typer.Option(metavar="X,Y,W,H", help="Estimate the kernel on this part of the photo, in pixels.")
     ] = None,
     sigma: Annotated[
         str, typer.Option(metavar="auto|VALUE", help="Standard deviation of the noise, where white is 1.")
@@ -84,15 +91,52 @@ def restore(
     samples: Annotated[
         int, typer.Option(metavar="N", help="Also N other images that explain the photo, and an uncertainty map.")
     ] = 0,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also NAME.compare.png: before, after and kernel side by side.")
+    ] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="First NAME.preview.jpg, a small result of a few seconds.")
+    ] = False,
     record: Annotated[
         Path | None, typer.Option(metavar="FILE.gif", help="Animate how image and kernel of one photo came about.")
     ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Also photos in folders of the folders.")
+    ] = False,
+    include: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Of folders, only photos whose names match.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first photo that fails.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done, and how long it takes.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="A page about all photos, with sliders before and after.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(metavar="N", help="Restore N photos at once: a process for each GPU, or sharing the CPU.")
+    ] = 0,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Send photos to the workers of this dask scheduler.")
+    ] = None,
+    tile: Annotated[
+        str, typer.Option(metavar="auto|N", help="Side in pixels of the tiles that are restored one by one.")
+    ] = "auto",
+    overlap: Annotated[
+        str, typer.Option(metavar="auto|N", help="Pixels over which tiles fade into each other.")
+    ] = "auto",
+    max_megapixels: Annotated[
+        int | None, typer.Option(metavar="N", help="Refuse larger photos before they take memory. (default: 200)")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each photo.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Deblur photos: NAME.deblurred.EXT, NAME.kernel.png and NAME.kernel.npy are written for each.
+
+    Folders given with -o are mirrored there. Photos of a folder that are finished already are
+    skipped, so the same command goes on where it was stopped.
 
     With --samples also NAME.sample-1.EXT and so on, and how far each pixel can be trusted:
     NAME.uncertainty.npy, a standard deviation on the scale where white is 1, and
@@ -100,11 +144,13 @@ def restore(
 
     Exit codes: 0 all restored, 1 some failed, 2 wrong usage, 3 weights missing or not as listed.
     """
-    console = Console(quiet, verbose, as_json)
+    streamed = output == Path("-") or (output is None and Path("-") in photos)
+    console = Console(quiet, verbose, as_json, out=sys.stderr if streamed else sys.stdout)
 
     def work() -> int:
-        from blinddeblur.batch import plan, run
-        from blinddeblur.photo import read_kernel
+        from blinddeblur.batch import Way, forecast, run
+        from blinddeblur.jobs import Wishes, plan
+        from blinddeblur.photo import MAXIMUM_PIXELS, read_kernel
 
         settings = Settings(
             method=method,
@@ -117,9 +163,21 @@ def restore(
             device=device,
             seed=seed,
             samples=samples,
+            crop=_region(crop),
+            tile=_number("--tile", tile, int),
+            overlap=_number("--overlap", overlap, int),
         )
-        jobs: list[Job] = plan(photos, output, samples, record)
-        return SOME_FAILED if run(jobs, settings, console, overwrite=overwrite) else 0
+        if max_megapixels is not None and max_megapixels < 1:
+            raise UsageError(f"--max-megapixels must be 1 or more, not {max_megapixels}.")
+        if as_json and streamed:
+            raise UsageError("Standard output cannot hold a photo and JSON. Give a file as -o, or leave out --json.")
+        if preview and (kernel is not None or method == "blinddps"):
+            raise UsageError("A preview shows what the estimate of the method fast leads to. Leave out --preview.")
+        most_pixels = MAXIMUM_PIXELS if max_megapixels is None else max_megapixels * 1_000_000
+        wishes = Wishes(samples, compare, preview, record, None, overwrite, most_pixels)
+        way = Way(workers, dask, fail_fast, report)
+        jobs = plan(photos, output, wishes, recursive, include)
+        return forecast(jobs, settings, console) if dry_run else run(jobs, settings, console, way)
 
     _finish(console, work)
 
@@ -352,6 +410,16 @@ def _number(option: str, text: str, kind: Callable[[str], Any]) -> Any:
         return kind(text)
     except ValueError as error:
         raise UsageError(f"{option} takes auto or a number, not {text!r}.") from error
+
+
+def _region(text: str | None) -> tuple[int, int, int, int] | None:
+    try:
+        if text is None:
+            return None
+        x, y, width, height = (int(number) for number in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--crop takes four whole numbers, x,y,width,height, not {text!r}.") from error
+    return x, y, width, height
 
 
 def _finish(console: Console, work: Callable[[], int], interrupted: str = RESULTS_KEPT) -> None:

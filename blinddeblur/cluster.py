@@ -7,7 +7,7 @@ import asyncio
 import logging
 import pickle
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from importlib import import_module
 from itertools import islice
 from typing import Any
@@ -23,7 +23,7 @@ _made: dict[bytes, Any] = {}
 
 def run(
     task: Callable[[E, J], T], jobs: Iterable[J], make: Callable[[], E], address: str
-) -> Iterator[tuple[J, T | Exception]]:
+) -> Generator[tuple[J, T | Exception], None, None]:
     """Do the jobs on the workers of a dask scheduler, which need this package but no files of this machine.
 
     A job whose worker dies is done again by another; the scheduler gives up when that has happened more often than its

@@ -3,13 +3,14 @@
 Results go to standard output, progress and complaints to standard error, so that either can be piped away.
 """
 
+import io
 import json
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -26,12 +27,19 @@ class Console:
         quiet: only results that failed, and JSON where asked for.
         verbose: also what was found out about each photo.
         as_json: one JSON object a line on standard output instead of words.
+        out: where answers go; not standard output where that is taken by a photo.
     """
 
-    def __init__(self, quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
+    def __init__(
+        self, quiet: bool = False, verbose: bool = False, as_json: bool = False, out: TextIO | None = None
+    ) -> None:
         self.quiet, self.verbose, self.as_json = quiet, verbose, as_json
-        self.out = RichConsole(file=sys.stdout, highlight=False, soft_wrap=True)
-        self.err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends nothing
+        # Names are what they are: no :bug: becomes a picture.
+        self.out = RichConsole(file=out or sys.stdout, highlight=False, soft_wrap=True, emoji=False)
+        self.err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False)
 
     @contextmanager
     def work(self, title: str, in_bytes: bool = False) -> Iterator["Work"]:
@@ -61,14 +69,31 @@ class Console:
             self._json({"input": str(path), "error": reason})
         self.err.print(f"[red]failed[/red] {escape(reason)}")
 
-    def summary(self, done: int, failures: list[tuple[Path, str]]) -> None:
-        """What became of all photos, when some failed."""
-        if not failures or self.quiet:
+    def skipped(self, path: Path, result: Path) -> None:
+        """One photo was restored by an earlier run."""
+        if self.as_json:
+            self._json({"input": str(path), "restored": str(result), "skipped": True})
+        elif not self.quiet:
+            self.out.print(escape(f"{path}: finished already, in {result}. --overwrite restores it once more."))
+
+    def summary(self, done: int, skipped: int, failures: list[tuple[Path, str]], left: int) -> None:
+        """What became of all photos."""
+        if self.quiet:
             return
-        table = Table("photo", "why", title=f"{done} restored, {len(failures)} failed", title_justify="left")
+        counts = [f"{done} restored", f"{skipped} finished before", f"{len(failures)} failed", f"{left} not begun"]
+        title = ", ".join(count for count in counts if not count.startswith("0 ")) or "nothing to do"
+        if not failures:
+            self.err.print(title)
+            return
+        table = Table("photo", "why", title=title, title_justify="left")
         for path, reason in failures:
             table.add_row(escape(str(path)), escape(reason))
         self.err.print(table)
+
+    def total(self, sentence: str) -> None:
+        """What a list of photos comes to."""
+        if not self.quiet:
+            self.err.print(escape(sentence))
 
     def error(self, sentence: str) -> None:
         """What ends the whole command."""
@@ -95,7 +120,7 @@ class Console:
         self.out.print(table)
 
     def _json(self, facts: dict[str, Any]) -> None:
-        print(json.dumps(facts, ensure_ascii=False), file=sys.stdout, flush=True)  # noqa: T201  (rich would wrap it)
+        print(json.dumps(facts), file=sys.stdout, flush=True)  # noqa: T201  (rich would wrap it)
 
 
 class Work:

@@ -27,7 +27,7 @@ from blinddeblur.samplers import blinddps, fast, kernel_estimation, posterior, r
 from blinddeblur.samplers.evidence import Estimate, residual
 from blinddeblur.samplers.kernel_estimation import largest_kernel
 from blinddeblur.samplers.schedule import Denoiser, Step
-from blinddeblur.settings import LARGEST_BLINDDPS_KERNEL, Settings
+from blinddeblur.settings import LARGEST_BLINDDPS_KERNEL, METHODS, Settings
 from blinddeblur.tiles import Tile, Tiling, blend, grid
 
 ESTIMATION_SIDE = 448  # pixels of the crop the kernel is estimated on: more costs time and adds little
@@ -36,6 +36,10 @@ TILE_SIDE = 512  # pixels of a tile of the restoration
 FADE = 32  # pixels over which neighbouring tiles fade into each other
 BLINDDPS_SIDE = 192  # pixels of a tile of blinddps: a gradient through the network needs memory
 NETWORK_OVERLAP = 64  # pixels, where a network of fixed size is tiled
+UNIT = 256  # pixels of a square that the network is timed on; of that time, measured on two cores,
+KERNEL_WORK = 80  # is the estimate of the kernel, for each square,
+RESTORATION_WORK = 24  # the restoration,
+BLINDDPS_WORK = 4  # and a step of blinddps
 NO_BLUR = 0.8  # of a kernel's mass in one pixel
 DOUBTFUL = 0.6  # confidence below which seven kernels in ten agree with the truth by less than .7
 MISFIT = 1.5  # residual, over what a true kernel leaves at most, above which one kernel does not explain the photo
@@ -169,6 +173,24 @@ class Engine:
             samples=np.stack(samples) if samples else None,
             uncertainty=uncertainty,
         )
+
+    def forecast(self, height: int, width: int) -> float:
+        """Roughly how many seconds `restore` takes for a photo of that size, by a quick look at this machine."""
+        settings = self.settings
+        x = torch.full((1, self.prior.channels, UNIT, UNIT), 0.5, device=self.device)
+        with torch.inference_mode():
+            self.prior.denoise(x, 0.1)  # the first time, memory has to be found
+            start = time.monotonic()
+            float(self.prior.denoise(x, 0.1).sum())  # waits for a GPU
+        unit = time.monotonic() - start
+        area = height * width / UNIT**2
+        if settings.method == "blinddps":
+            return unit * BLINDDPS_WORK * settings.effective_steps * area
+        restorations = RESTORATION_WORK * area * (1 + 2 * settings.samples)
+        if settings.kernel is not None:
+            return unit * restorations
+        estimates = KERNEL_WORK * settings.effective_steps / METHODS["fast"] * (1 + settings.samples / 4)
+        return unit * (restorations + estimates * min(area, (ESTIMATION_SIDE / UNIT) ** 2))
 
     def _guess_sharp(self, y: Tensor, sigma: float) -> bool:
         """Whether there is no blur to look for, unless somebody says that there is by giving a kernel or its size."""

@@ -136,6 +136,14 @@ def read(path: Path, most_pixels: int = MAXIMUM_PIXELS) -> Photo:
         raise PhotoError(f"{path}: {error}") from error
 
 
+def read_bytes(path: Path, most_pixels: int = MAXIMUM_PIXELS) -> bytes:
+    """The bytes of a photo's file, for decode. Raises PhotoError, naming the file, as read does."""
+    try:
+        return _file_bytes(path, most_pixels)
+    except PhotoError as error:
+        raise PhotoError(f"{path}: {error}") from error
+
+
 def decode(data: bytes, most_pixels: int = MAXIMUM_PIXELS) -> Photo:
     """A photo, turned upright, from the bytes of its file; the format is told from them.
 

@@ -77,6 +77,16 @@ def write(path: Path, entries: Sequence[Entry], seconds: float, *, overwrite: bo
         raise OutputError(f"{path}: The report could not be written, because {reason}.") from error
 
 
+def check(path: Path, *, overwrite: bool) -> None:
+    """Raise OutputError if the page cannot be written there; an earlier one of this program may be replaced."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            overwrite = overwrite or MADE_BY in file.read(1000)
+    except (OSError, ValueError):
+        pass  # there is none
+    photos.check_free(path, overwrite=overwrite)
+
+
 def _page(entries: Sequence[Entry], seconds: float) -> Iterator[str]:
     yield HEAD
     yield f"<header><h1>blinddeblur</h1><p>{_summary(entries, seconds)}</p></header>\n<main>\n"
@@ -190,9 +200,12 @@ def _uri(ending: str, picture: NDArray[np.uint8], icc: bytes | None = None) -> s
     return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
+MADE_BY = '<meta name="generator" content="blinddeblur">'  # by which a page of ours is known again
+
 HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="generator" content="blinddeblur">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"

@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -53,7 +53,7 @@ def engines(settings: Settings, number: int) -> list[partial["Engine"]]:
 
 def run(
     task: Callable[[E, J], T], jobs: Iterable[J], makers: Sequence[Callable[[], E]]
-) -> Iterator[tuple[J, T | Exception]]:
+) -> Generator[tuple[J, T | Exception], None, None]:
     """Do the jobs in processes of this machine, one for each maker of an engine.
 
     A job whose process dies is done once more, after all the others and in a fresh process. Closing the iterator ends
