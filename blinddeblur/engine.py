@@ -193,9 +193,11 @@ class Engine:
         return unit * (restorations + estimates * min(area, (ESTIMATION_SIDE / UNIT) ** 2))
 
     def _guess_sharp(self, y: Tensor, sigma: float) -> bool:
-        """Whether there is no blur to look for, unless somebody says that there is by giving a kernel or its size."""
+        """Whether there is no blur to look for, unless somebody says that there is by saying where or how large."""
         settings = self.settings
-        asked = settings.method == "blinddps" or settings.kernel is not None or settings.kernel_size is not None
+        asked = settings.method == "blinddps" or any(
+            said is not None for said in (settings.kernel, settings.kernel_size, settings.crop)
+        )
         return not asked and is_sharp(y, sigma)
 
     def _kernel(

@@ -3,6 +3,7 @@
 import mimetypes
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -122,7 +123,10 @@ def plan(
         if streamed and (wishes.samples or wishes.compare or wishes.preview):
             raise UsageError("Standard output holds the restored photo alone. Give a file or a folder as -o.")
     else:
-        jobs = [_job(source, (output / below) if output else source.parent, wishes) for source, below in found]
+        places = [(source, (output / below) if output else source.parent) for source, below in found]
+        shared = Counter((folder, source.stem) for source, folder in places)
+        # photo.jpg and photo.png would share their kernel's name, so there the ending becomes a part of it.
+        jobs = [_job(s, folder, s.stem if shared[folder, s.stem] == 1 else s.name, wishes) for s, folder in places]
     for option, path, ending in (("--record", wishes.recording, ".gif"), ("--kernel-map", wishes.kernel_map, ".png")):
         if path is not None and path.suffix.lower() != ending:
             raise UsageError(f"{path}: {option} writes {ending[1:].upper()}. Name a file that ends in {ending}.")
@@ -137,7 +141,8 @@ def plan(
 def _photos_of(source: Path, recursive: bool, include: str | None) -> Iterator[tuple[Path, Path]]:
     """Photos with the folder, below the source, that they lie in."""
     if not os.path.isdir(source):  # Path.is_dir raises an error for names that are too long
-        if not _is_ours(source):
+        # Beside its kernel; else it is a photo that happens to have such a name.
+        if not (_is_ours(source) and os.path.lexists(photos.kernel_paths(_stem_of(source))[1])):
             yield source, Path()
         return
     found = False
@@ -178,14 +183,19 @@ def _names_a_file(output: Path) -> bool:
     return False
 
 
+def _stem_of(result: Path) -> Path:
+    """What the names of a photo's results have in common."""
+    return result.with_name(Path(result.stem).stem)
+
+
 def _is_ours(path: Path) -> bool:
     return MINE.fullmatch(Path(path.stem).suffix) is not None
 
 
-def _job(source: Path, folder: Path, wishes: Wishes) -> Job:
-    name = "standard-input.png" if source == STREAM else source.name
-    stem, suffix = Path(name).stem, Path(name).suffix
-    return Job(source, folder / f"{stem}{MARK}{photos.result_ending(suffix)}", folder / stem, wishes)
+def _job(source: Path, folder: Path, name: str, wishes: Wishes) -> Job:
+    if source == STREAM:
+        return Job(source, folder / f"standard-input{MARK}.png", folder / "standard-input", wishes)
+    return Job(source, folder / f"{name}{MARK}{photos.result_ending(source.suffix)}", folder / name, wishes)
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:

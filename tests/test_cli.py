@@ -271,7 +271,7 @@ def test_linear_light(tmp_path: Path) -> None:
         assert outcome.exit_code == 0, outcome.output
     light, pixels = photo.read(tmp_path / "light.png").pixels, photo.read(tmp_path / "pixels.png").pixels
     expected = blinddeblur.restore(photo.read(source).pixels, kernel=streak(9, 5), linear=True, device="cpu").image
-    np.testing.assert_allclose(light, expected, atol=5e-3)  # bfloat16 makes much of a rounding
+    assert np.abs(light - expected).mean() < 1e-3  # bfloat16 makes much of a rounding
     assert np.abs(light - pixels).max() > 0.02
 
 
