@@ -27,7 +27,7 @@ NUL = "there is a NUL byte in its path"  # the one thing about a path that Pytho
 # All temporary files and journals of one Together share a stem: the machine, the process and its start, a random part.
 _OURS = re.compile(
     r"(?P<stem>\.blinddeblur-(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]{1,9})-(?P<start>[0-9]{1,19})-[0-9a-f]{16})"
-    r"(\.[0-9]{1,9})?(?P<ending>\.journal|\.tmp)"
+    r"(\.[0-9]{1,9}\.tmp|\.journal)"
 )
 # Seconds after which the process of another machine, which nobody can ask for, is taken to be gone. A journal lives as
 # long as a few files are renamed; a temporary file may wait for others that are hours of computation away.
@@ -129,13 +129,13 @@ def recover(folder: Path) -> None:
     Journals are not trusted: whatever they say, only temporary files of the same process are renamed, each within its
     own folder.
     """
-    for journal in _left_behind(folder, ".journal"):
+    for stem, journal in _left_behind(folder, ".journal"):
         with contextlib.suppress(OSError, ValueError, OutputError):
-            _complete(journal)
-    for temporary in _left_behind(folder, ".tmp"):
+            _complete(stem, journal)
+    for stem, temporary in _left_behind(folder, ".tmp"):
         with contextlib.suppress(OSError):
-            # Beside a journal that could not be completed now, they wait for the next time.
-            if not _is_regular(_journal(_stem_of(temporary), folder)):
+            # Beside a journal that could not be completed now, it waits for the next time.
+            if not _is_regular(_journal(stem, folder)):
                 temporary.unlink()
 
 
@@ -243,9 +243,8 @@ def _remove(stem: str, paths: list[Path]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _complete(journal: Path) -> None:
-    """Move what a journal lists, if it was settled, and remove what is temporary, the journal included."""
-    stem = _stem_of(journal)
+def _complete(stem: str, journal: Path) -> None:
+    """Move what a journal lists, if that was settled, and remove what is temporary, the journal included."""
     written = _read_journal(journal)
     if written is None:  # cut off, so that nothing has been moved
         journal.unlink()
@@ -281,35 +280,30 @@ def _is_regular(path: Path) -> bool:
     return False
 
 
-def _stem_of(ours: Path) -> str:
-    match = _OURS.fullmatch(ours.name)
-    assert match
-    return match["stem"]
-
-
-def _left_behind(folder: Path, ending: str) -> list[Path]:
-    """The files of ours with this ending whose process is gone."""
+def _left_behind(folder: Path, ending: str) -> list[tuple[str, Path]]:
+    """The files of ours with this ending whose process is gone, each after its stem."""
     found = []
     with contextlib.suppress(OSError, ValueError):  # there is no such folder
-        for name in os.listdir(folder):
-            match = _OURS.fullmatch(name)
-            if match and match["ending"] == ending and _is_regular(folder / name) and _is_gone(match, folder / name):
-                found.append(folder / name)
+        for path in folder.iterdir():
+            match = _OURS.fullmatch(path.name)
+            if match and path.suffix == ending and _is_regular(path) and _is_gone(match, path):
+                found.append((match["stem"], path))
     return found
 
 
 def _is_gone(match: re.Match[str], path: Path) -> bool:
     """Whether the process that a file is named after has ended."""
-    if match["host"] != _host() or sys.platform == "win32":  # where a signal, even 0, would end it
-        return time.time() - path.lstat().st_mtime > _PATIENCE[match["ending"]]
+    if match["host"] != _host() or sys.platform == "win32":  # where to ask for a process is to interrupt it
+        return time.time() - path.lstat().st_mtime > _PATIENCE[path.suffix]
     pid, start = int(match["pid"]), int(match["start"])
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # another user's
+    except PermissionError:  # it is another user's
         pass
-    return 0 not in (start, _start(pid)) and start != _start(pid)  # another process has the number now
+    now = _start(pid)
+    return start != now and 0 not in (start, now)  # the number is another process's by now
 
 
 @functools.cache
@@ -327,7 +321,9 @@ def _host() -> str:
 
 
 def _start(pid: int) -> int:
-    """When a process was started, in ticks since the machine was; 0 if the system does not say."""
+    """When a process was started, in ticks since the machine was; 0 if the system does not say, -1 if it has ended."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+        # Behind the name of its program, which may contain spaces and parentheses.
+        state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return -1 if state == b"Z" else int(fields[18])
     return 0
