@@ -371,6 +371,22 @@ def test_what_cannot_be_touched_waits(
     assert contents(open_folder) == dict.fromkeys("abc", "new")
 
 
+def test_all_wait_for_a_folder_that_cannot_be_touched(open_folder: Path) -> None:
+    here, there = open_folder / "here", open_folder / "there"
+    for folder, listed in ((here, [str(there / "a"), "b"]), (there, ["a", str(here / "b")])):
+        folder.mkdir()
+        (folder / f"{stem()}.journal").write_text(json.dumps({"overwrite": False, "files": listed}))
+    (there / f"{stem()}.0.tmp").write_text("new")
+    (here / f"{stem()}.1.tmp").write_text("new")
+    here.chmod(0o777)
+    before = contents(open_folder)
+    with without_privileges():
+        recover(here)
+    assert contents(open_folder) == before
+    recover(here)
+    assert contents(open_folder) == {"there/a": "new", "here/b": "new"}
+
+
 def test_a_folder_that_was_moved(open_folder: Path, waiting: subprocess.Popen[bytes], tmp_path: Path) -> None:
     waiting.kill()
     waiting.wait()
@@ -473,6 +489,8 @@ FORGED = {
     "no Unicode": '{"overwrite": true, "files": ["\\ud800"]}',
     "too long": json.dumps({"overwrite": True, "files": ["x" * 300]}),
     "another temporary": json.dumps({"overwrite": True, "files": ["none", "OUTSIDE/victim"]}),
+    "an absolute name first": json.dumps({"overwrite": True, "files": ["OUTSIDE/victim", "none"]}),
+    "an absolute name between": json.dumps({"overwrite": True, "files": ["none", "OUTSIDE/victim", "none"]}),
     "not permitted": '{"overwrite": false, "files": ["victim"]}',
 }
 
@@ -485,7 +503,8 @@ def test_a_forged_journal_does_nothing(tmp_path: Path, forged: str | bytes) -> N
         (place / "victim").write_text("precious")
         (place / f"{stem(pid=os.getpid(), start=0)}.0.tmp").write_text("of a living process")
     (folder / "link").symlink_to(outside)
-    (folder / f"{stem()}.0.tmp").write_text("evil")
+    for index in range(3):
+        (folder / f"{stem()}.{index}.tmp").write_text("evil")
     data = forged if isinstance(forged, bytes) else forged.replace("OUTSIDE", str(outside)).encode()
     (folder / f"{stem()}.journal").write_bytes(data)
     (folder / f"{stem()[:-1]}1.journal").symlink_to(outside / "victim")
