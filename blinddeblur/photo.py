@@ -1,4 +1,4 @@
-"""File <-> Photo: pixels, alpha, bit depth, metadata and colour profile, orientation; kernel files; safe writing.
+"""File <-> Photo: pixels, alpha, bit depth, metadata and colour profile, orientation; kernel files.
 
 Nothing is lost or changed without a word: what cannot be read or written faithfully is refused in a sentence. Colours
 are never converted: the pixels of a wide-gamut photo stay as they are, and its profile goes with them.
@@ -6,12 +6,10 @@ are never converted: the pixels of a wide-gamut photo stay as they are, and its 
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import io
 import os
 import re
-import secrets
 import stat
 import struct
 import tempfile
@@ -27,6 +25,10 @@ import numpy.typing as npt
 
 from blinddeblur import heif, tifftags
 from blinddeblur.errors import EstimationError, KernelError, OutputError, PhotoError
+from blinddeblur.files import NUL, reason
+from blinddeblur.files import Together as Together
+from blinddeblur.files import check_free as check_free
+from blinddeblur.files import write_bytes as write_bytes
 from blinddeblur.imageheader import (
     METRES_PER_INCH,
     UNDECODABLE,
@@ -63,8 +65,6 @@ _HOLDS_ALPHA = frozenset({".png", ".tiff", ".webp"})
 _NEGATIVE_SHARE = 0.1  # of a kernel's mass: what a least-squares estimate leaves, and is taken as zero
 
 _UNCERTAINTY_WHITE = 0.1  # what is white in the picture of an uncertainty map: most maps lie below, and all compare
-
-_NUL = "there is a NUL byte in its path"  # the one thing about a path that Python itself refuses, with a ValueError
 
 _OPENCV_SILENT = 0  # log level
 _STDERR = 2  # file descriptor
@@ -207,72 +207,6 @@ def encode(photo: Photo, ending: str) -> bytes:
     return data
 
 
-class Together:
-    """Files that appear together, or not at all: each waits under a temporary name in its folder for the last one.
-
-    At the end of the block all take their names. Only if that is cut short do some appear without the others. After an
-    error or an interrupt within the block no temporary file stays behind.
-
-    Example:
-        >>> with Together(overwrite=False) as files:  # doctest: +SKIP
-        ...     files.add(encode(photo, ".png"), Path("photo.png"))
-        ...     files.add(report, Path("photo.json"))
-    """
-
-    def __init__(self, *, overwrite: bool) -> None:
-        self._overwrite = overwrite
-        self._waiting: list[tuple[Path, Path]] = []  # temporary names and final ones
-
-    def __enter__(self) -> "Together":
-        return self
-
-    def add(self, data: bytes, path: Path) -> None:
-        """Write a file under a temporary name. Missing folders are created.
-
-        Raises OutputError when the file exists and may not be overwritten, and when the system refuses (no permission,
-        full disk).
-        """
-        check_free(path, overwrite=self._overwrite)
-        # Not derived from the name, which may already be as long as the system allows.
-        temporary = path.parent / f".blinddeblur-{secrets.token_hex(8)}.tmp"
-        with _said_in_words(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._waiting.append((temporary, path))
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # some systems report a full disk only here
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                for _temporary, path in self._waiting:
-                    check_free(path, overwrite=self._overwrite)
-                for temporary, path in self._waiting:
-                    with _said_in_words(path):
-                        _move(temporary, path, overwrite=self._overwrite)
-        finally:
-            for temporary, path in self._waiting:
-                with _said_in_words(path):
-                    temporary.unlink(missing_ok=True)
-
-
-def write_bytes(data: bytes, path: Path, *, overwrite: bool) -> None:
-    """Write a whole file or none: into a temporary file beside it, which then takes its name. See Together.add."""
-    with Together(overwrite=overwrite) as files:
-        files.add(data, path)
-
-
-@contextlib.contextmanager
-def _said_in_words(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{path}: The file could not be written, because {_reason(error)}.") from error
-    except ValueError as error:
-        raise OutputError(f"{path}: The file could not be written, because {_NUL}.") from error
-
-
 def read_kernel(path: Path) -> npt.NDArray[np.float64]:
     """Read a blur kernel from a .npy file or a picture: float64 (height, width), odd sides, non-negative, sum 1.
 
@@ -365,9 +299,9 @@ def _file_bytes(path: Path, most_pixels: int) -> bytes:
         _check_bytes(found.st_size, most_pixels)
         data = path.read_bytes()
     except OSError as error:
-        raise PhotoError(f"The file cannot be read, because {_reason(error)}.") from error
+        raise PhotoError(f"The file cannot be read, because {reason(error)}.") from error
     except ValueError as error:
-        raise PhotoError(f"The file cannot be read, because {_NUL}.") from error
+        raise PhotoError(f"The file cannot be read, because {NUL}.") from error
     return data
 
 
@@ -684,66 +618,6 @@ def _grey_alpha_png(data: bytes, grey: Array, alpha: Array) -> bytes:
     header = header[:_PNG_COLOUR_TYPE] + bytes([_PNG_GREY_ALPHA]) + header[_PNG_COLOUR_TYPE + 1 :]
     pixels = zlib.compress(unfiltered.tobytes())
     return png_file([(b"IHDR", header), *others, (b"IDAT", pixels), end])
-
-
-def check_free(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError if a file of this name cannot be written, as far as that can be told without writing.
-
-    That is: the name is a folder's, a file's that may not be overwritten, or one that the system does not allow; or its
-    folder is a file, or may not be written to.
-    """
-    with _said_in_words(path):
-        if os.path.isdir(path):
-            raise OutputError(f"{path}: This is a folder. Name a file.")
-        if not overwrite and os.path.lexists(path):
-            raise OutputError(_exists(path))
-        folder, missing = path.parent.absolute(), [path.name]
-        while not os.path.exists(folder):
-            missing.append(folder.name)
-            folder = folder.parent
-        # Each name by itself, also those of folders to come: the system may not allow one, or the whole path.
-        for looked_up in (path, *(folder / name for name in missing)):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                os.lstat(looked_up)
-    if not folder.is_dir():
-        raise OutputError(f"{path.parent}: {folder} is a file and no folder. Choose another place for {path.name}.")
-    if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise OutputError(f"{path.parent}: There is no permission to write here. Choose another place for {path.name}.")
-
-
-def _exists(path: Path) -> str:
-    return f"{path}: The file exists already. Choose another name, or allow to replace it with --overwrite."
-
-
-def _move(temporary: Path, path: Path, *, overwrite: bool) -> None:
-    """Give the temporary file its final name. Raises OutputError if that is taken and may not be overwritten."""
-    if not overwrite:
-        try:
-            # Unlike a rename, a link fails when the name was taken meanwhile.
-            os.link(temporary, path)
-            return
-        except FileExistsError as error:
-            raise OutputError(_exists(path)) from error
-        except OSError:
-            # A file system without links, such as FAT: a check just before the rename is the best there is.
-            check_free(path, overwrite=False)
-    os.replace(temporary, path)
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "it does not exist"
-    if isinstance(error, IsADirectoryError):
-        return "it is a folder"
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return "a part of its path is a file and no folder"
-    if isinstance(error, PermissionError):
-        return "the permission is missing"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full"
-    if error.errno == errno.ENAMETOOLONG:
-        return "a name in its path is too long"
-    return f"the system says: {error.strerror}"
 
 
 def _array_of_npy(data: bytes) -> Array:

@@ -4,8 +4,6 @@ Previews are read back from the photos and results on the disk, one after the ot
 """
 
 import base64
-import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,7 +16,8 @@ from numpy.typing import NDArray
 
 from blinddeblur import photo as photos
 from blinddeblur.comparison import enlarged, fitted
-from blinddeblur.errors import BlindDeblurError, OutputError
+from blinddeblur.errors import BlindDeblurError
+from blinddeblur.files import Together
 
 SIDE = 1600  # pixels of the long side of a preview: it fills a screen, and takes about half a megabyte
 QUALITY = 85  # of a preview's JPEG: artefacts stay below what a restoration changes
@@ -59,22 +58,9 @@ def write(path: Path, entries: Sequence[Entry], seconds: float, *, overwrite: bo
     Raises:
         OutputError: the file exists and may not be overwritten, or the system refuses.
     """
-    photos.check_free(path, overwrite=overwrite)
-    temporary = path.parent / f".blinddeblur-{secrets.token_hex(8)}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # A name that is no Unicode, as Linux allows, is shown with question marks.
-            with temporary.open("x", encoding="utf-8", errors="replace") as file:
-                file.writelines(_page(entries, seconds))
-                file.flush()
-                os.fsync(file.fileno())  # some systems report a full disk only here
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        reason = f"the system says: {error.strerror}"
-        raise OutputError(f"{path}: The report could not be written, because {reason}.") from error
+    with Together(overwrite=overwrite) as files, files.open(path) as file:
+        # A name that is no Unicode, as Linux allows, is shown with question marks.
+        file.writelines(part.encode(errors="replace") for part in _page(entries, seconds))
 
 
 def check(path: Path, *, overwrite: bool) -> None:

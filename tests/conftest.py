@@ -1,6 +1,8 @@
 """What all tests share."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("BLINDDEBLUR_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder on whose path nobody is locked out, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="blinddeblur-test-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)

@@ -1,7 +1,10 @@
-"""Photos and files of photos that tests need, made by other programs or by hand."""
+"""Photos and files of photos that tests need, made by other programs or by hand; and a user who may touch none."""
 
+import contextlib
 import functools
+import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from PIL import Image, ImageCms
 from blinddeblur.photo import Photo
 
 ORIENTATION, MAKE = 0x0112, 0x010F
+NOBODY = 65534  # a user who owns nothing
 
 
 def noise(height: int, width: int, channels: int, depth: int = 8, seed: int = 0) -> np.ndarray:
@@ -74,3 +78,15 @@ def tiff_file(samples: np.ndarray, photometric: int, order: str = "<", **extra: 
 def saved(path: Path, image: Image.Image, format: str | None = None, **options: object) -> Path:
     image.save(path, format, **options)
     return path
+
+
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Permissions mean nothing to root, so root becomes nobody for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)

@@ -1,6 +1,5 @@
 """Photos survive their files: every format, every orientation, and every file that is not what it seems."""
 
-import contextlib
 import errno
 import io
 import os
@@ -9,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,17 +17,28 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from photofiles import MAKE, ORIENTATION, exif_block, make_photo, noise, profile, saved, smooth, tags_of, tiff_file
+from photofiles import (
+    MAKE,
+    ORIENTATION,
+    exif_block,
+    make_photo,
+    noise,
+    profile,
+    saved,
+    smooth,
+    tags_of,
+    tiff_file,
+    without_privileges,
+)
 from PIL import Image
 
 from blinddeblur import photo as photo_module
 from blinddeblur.errors import EstimationError, KernelError, OutputError, PhotoError
+from blinddeblur.files import check_free
 from blinddeblur.imageheader import png_chunks, png_file, read_header
 from blinddeblur.photo import (
     EXTENSIONS,
     Photo,
-    Together,
-    check_free,
     decode,
     encode,
     kernel_files,
@@ -37,14 +47,12 @@ from blinddeblur.photo import (
     read_kernel,
     uncertainty_files,
     write,
-    write_bytes,
     write_kernel,
     write_uncertainty,
 )
 
 LOSSLESS = (".png", ".tif", ".tiff", ".webp", ".bmp")
 HOLDING_ALPHA = (".png", ".tif", ".tiff", ".webp")
-NOBODY = 65534  # a user who owns nothing
 
 
 def refused(path: Path, *words: str) -> str:
@@ -57,26 +65,6 @@ def refused(path: Path, *words: str) -> str:
     for word in words:
         assert word in message
     return message
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder on whose path nobody is locked out, unlike pytest's own."""
-    with tempfile.TemporaryDirectory(prefix="blinddeblur-test-") as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
-
-
-@contextlib.contextmanager
-def without_privileges() -> Iterator[None]:
-    """Permissions mean nothing to root, so root becomes nobody for a while."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 # Round trips
@@ -698,7 +686,7 @@ def test_threads_leave_stderr_where_it_was(capfd: pytest.CaptureFixture[str]) ->
     assert capfd.readouterr().err == "still here"
 
 
-# Safe writing
+# Writing
 
 
 def test_existing_output_is_kept(tmp_path: Path) -> None:
@@ -710,165 +698,6 @@ def test_existing_output_is_kept(tmp_path: Path) -> None:
     write(make_photo(32, 32, 3), path, overwrite=True)
     assert read(path).pixels.shape == (32, 32, 3)
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("links", [True, False])
-def test_output_that_appears_while_writing_is_kept(
-    tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "result.json"
-
-    def appear(_: int) -> None:
-        path.write_bytes(b"precious")
-
-    def no_links(*_: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(photo_module.os, "fsync", appear)
-    if not links:
-        monkeypatch.setattr(photo_module.os, "link", no_links)
-    with pytest.raises(OutputError, match="--overwrite"):
-        write_bytes(b"new", path, overwrite=False)
-    assert path.read_bytes() == b"precious"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(*_: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(photo_module.os, "link", no_links)
-    write_bytes(b"new", tmp_path / "result.json", overwrite=False)
-    assert (tmp_path / "result.json").read_bytes() == b"new"
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_interrupt_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def interrupt(_: int) -> None:
-        seen.extend(tmp_path.iterdir())
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(photo_module.os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_bytes(b"new", tmp_path / "result.json", overwrite=False)
-    assert [path.name.startswith(".") for path in seen] == [True]
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_write_that_fails_halfway_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "photo.png"
-    path.write_bytes(b"old")
-    program = """
-import resource, sys
-from pathlib import Path
-from blinddeblur.errors import OutputError
-from blinddeblur.photo import write_bytes
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-try:
-    write_bytes(bytes(100_000), Path(sys.argv[1]), overwrite=True)
-except OutputError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"{path}: The file could not be written, because the system says: File too large")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_full_disk_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(photo_module.os, "fsync", full)
-    with pytest.raises(OutputError, match="the disk is full"):
-        write_bytes(b"new", tmp_path / "result.json", overwrite=False)
-    assert not list(tmp_path.iterdir())
-
-
-def test_folder_without_permission(open_folder: Path) -> None:
-    open_folder.chmod(0o555)
-    with without_privileges(), pytest.raises(OutputError, match="permission"):
-        write_bytes(b"new", open_folder / "result.json", overwrite=False)
-    with without_privileges(), pytest.raises(OutputError, match="permission"):
-        write_bytes(b"new", open_folder / "new" / "result.json", overwrite=False)
-
-
-def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(OutputError, match="folder"):
-        write_bytes(b"new", tmp_path, overwrite=True)
-    with pytest.raises(OutputError, match="no folder"):
-        write_bytes(b"new", tmp_path / "file" / "result.json", overwrite=False)
-    with pytest.raises(OutputError, match="too long"):
-        write_bytes(b"new", tmp_path / ("x" * 300), overwrite=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
-    (tmp_path / "other").write_bytes(b"")
-    write_bytes(b"new", tmp_path / "deep" / "er" / ("x" * 250), overwrite=False)
-    assert (tmp_path / "deep" / "er" / ("x" * 250)).stat().st_mode == (tmp_path / "other").stat().st_mode
-
-
-def test_check_free_tells_what_writing_would_say(open_folder: Path) -> None:
-    (open_folder / "file").write_bytes(b"x")
-    check_free(open_folder / "new" / "er" / "photo.png", overwrite=False)
-    check_free(open_folder / "file", overwrite=True)
-    for path, words in (
-        (open_folder, "folder"),
-        (open_folder / "file", "--overwrite"),
-        (open_folder / "file" / "photo.png", "is a file and no folder"),
-        (open_folder / "new" / ("x" * 300) / "photo.png", "too long"),
-    ):
-        with pytest.raises(OutputError, match=words):
-            check_free(path, overwrite=False)
-    open_folder.chmod(0o555)
-    with without_privileges(), pytest.raises(OutputError, match="permission"):
-        check_free(open_folder / "new" / "photo.png", overwrite=False)
-    assert [path.name for path in open_folder.iterdir()] == ["file"]
-
-
-def test_files_appear_together(tmp_path: Path) -> None:
-    first, second = tmp_path / "photo.png", tmp_path / "deep" / "kernel.npy"
-    with Together(overwrite=False) as files:
-        files.add(b"one", first)
-        files.add(b"two", second)
-        assert not first.exists()
-        assert not second.exists()
-    assert (first.read_bytes(), second.read_bytes()) == (b"one", b"two")
-    with Together(overwrite=True) as files:
-        files.add(b"three", first)
-    assert first.read_bytes() == b"three"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "kernel.npy", "photo.png"]
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, EstimationError])
-def test_none_appears_when_the_work_stops(tmp_path: Path, stop: type[BaseException]) -> None:
-    (tmp_path / "b").write_bytes(b"precious")
-
-    def work() -> None:
-        with Together(overwrite=True) as files:
-            files.add(b"one", tmp_path / "a")
-            files.add(b"two", tmp_path / "b")
-            raise stop
-
-    with pytest.raises(stop):
-        work()
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("b", b"precious")]
-
-
-def test_none_appears_when_one_name_is_taken(tmp_path: Path) -> None:
-    def work() -> None:
-        with Together(overwrite=False) as files:
-            files.add(b"one", tmp_path / "a")
-            files.add(b"two", tmp_path / "b")
-            (tmp_path / "b").write_bytes(b"precious")  # by another program, meanwhile
-
-    with pytest.raises(OutputError, match=r"b: .*--overwrite"):
-        work()
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("b", b"precious")]
 
 
 def test_kernel_and_uncertainty_as_bytes(tmp_path: Path) -> None:
