@@ -15,6 +15,7 @@ from blinddeblur import photo as photos
 from blinddeblur.comparison import compare, fitted
 from blinddeblur.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
+from blinddeblur.files import Together, recover, write_bytes
 from blinddeblur.imageheader import read_header
 from blinddeblur.jobs import STREAM, Job
 from blinddeblur.settings import Settings
@@ -83,6 +84,8 @@ def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
     entries: dict[Job, report.Entry] = {}
     if way.report is not None:
         report.check(way.report, overwrite=any(job.wishes.overwrite for job in jobs))
+    for folder in {path.parent for job in jobs for path in job.results}:
+        recover(folder)
     waiting = []
     for job in jobs:
         if len(jobs) > 1 and job.finished and not job.wishes.overwrite:
@@ -219,7 +222,7 @@ def restore(engine: "Engine", job: Job, stage: Stage = lambda name, done, total:
     data = _data(job)
     if job.restored == STREAM:
         return produce(engine, job, data, lambda content, path: _to_standard_output(content), stage)
-    with photos.Together(overwrite=job.wishes.overwrite) as files:
+    with Together(overwrite=job.wishes.overwrite) as files:
         return produce(engine, job, data, files.add, stage)
 
 
@@ -246,7 +249,7 @@ def produce(
     ending = _ending(data) if job.restored == STREAM else job.restored.suffix
     if wishes.preview and max(picture.stored.shape) > PREVIEW_SIDE:
         small = engine.restore(fitted(picture.stored, PREVIEW_SIDE), stage).image
-        photos.write_bytes(photos.encode(photos.Photo(small), ".jpg"), job.preview, overwrite=wishes.overwrite)
+        write_bytes(photos.encode(photos.Photo(small), ".jpg"), job.preview, overwrite=wishes.overwrite)
 
     def keep(index: int, sample: Any) -> None:
         add(photos.encode(picture.with_pixels(sample), ending), job.sample_paths[index])
@@ -293,7 +296,7 @@ def _to_standard_output(data: bytes) -> None:
 
 
 def _write(files: Iterable[tuple[bytes, Path]], *, overwrite: bool) -> None:
-    with photos.Together(overwrite=overwrite) as together:
+    with Together(overwrite=overwrite) as together:
         for data, path in files:
             together.add(data, path)
 
