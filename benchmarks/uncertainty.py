@@ -43,7 +43,8 @@ def main(
         truth = shifted_onto(x, restored)
         for n in counts:
             spread = torch.from_numpy(((drawn[:n] - restored) ** 2).mean(axis=0)).permute(2, 0, 1)[None]
-            sigma = posterior.uncertainty(spread)[0].permute(1, 2, 0).numpy()
+            image = torch.from_numpy(restored).permute(2, 0, 1)[None]
+            sigma = posterior.uncertainty(spread, image, result.confidence)[0].permute(1, 2, 0).numpy()
             row = coverage(truth - restored, sigma)
             totals[n].append(row)
             print(path.stem, n, *(f"{value:.3f}" for value in row), sep="\t", flush=True)

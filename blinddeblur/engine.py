@@ -311,7 +311,8 @@ class Engine:
             drawn = self._sample(photo, own, noise, index, lambda share: report(kernel_steps + posterior.STEPS * share))
             spread += np.square(drawn.values() - restored.values()) / settings.samples
             keep(index, drawn.array)
-        return photo.shaped(posterior.uncertainty(torch.from_numpy(spread.transpose(2, 0, 1))[None])[0])
+        squares, image = (torch.from_numpy(v.transpose(2, 0, 1))[None] for v in (spread, restored.values()))
+        return photo.shaped(posterior.uncertainty(squares, image, estimate.confidence if estimate else None)[0])
 
     def _sample(
         self, photo: Pixels, kernel: Tensor, sigma: float, index: int, report: Callable[[float], None]
