@@ -83,7 +83,7 @@ def measured(x: Array, path: Path3, rng: np.random.Generator) -> tuple[Array, ND
 
 def psnr(x: Array, restored: NDArray[np.uint8]) -> float:
     """In dB after the best common shift."""
-    picture = restored / np.float32(255)
+    picture: Array = restored.astype(np.float32) / np.float32(255)
     inner = (slice(BORDER, -BORDER), slice(BORDER, -BORDER))
     return float(-10 * np.log10(np.mean((shifted_onto(x, picture)[inner] - picture[inner]) ** 2)))
 

@@ -1,18 +1,21 @@
 """Blur that varies: the operator and its adjoint, kernels between nodes, and a camera that turns."""
 
+import numpy as np
 import pytest
 import torch
-from scenes import streak
+from scenes import blurred, psnr, streak
 from torch import Tensor
 from torch.nn import functional as F
 
+from blinddeblur.engine import Engine
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Convolution, VaryingConvolution, blur
 from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.samplers.kernel_grid import consensus
+from blinddeblur.samplers import kernel_grid, posterior
 from blinddeblur.samplers.proximal import image_step
-from blinddeblur.tiles import Tile
+from blinddeblur.settings import Settings
+from blinddeblur.tiles import Tile, spread
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -82,16 +85,61 @@ def turned(moves: Tensor, turns: Tensor, place: Tensor, size: int = 31) -> Tenso
     return F.avg_pool2d(kernel, 3, stride=1, padding=1)[0]
 
 
-def test_a_turning_camera_is_found_from_a_few_kernels_one_of_them_wrong() -> None:
+def exposure(turn: float) -> tuple[Tensor, Tensor]:
+    """Poses of one exposure: moves (60, 2) in pixels, turns (60,) with this one from start to end."""
     time = torch.linspace(-0.5, 0.5, 60)
-    moves, turns = torch.stack([6 * time, 8 * time**2 - 0.7], dim=1), 0.08 * time
+    return torch.stack([6 * time, 8 * time**2 - 0.7], dim=1), turn * time
+
+
+def test_a_turning_camera_is_found_from_a_few_kernels_one_of_them_wrong() -> None:
+    moves, turns = exposure(0.08)
     places = torch.cartesian_prod(torch.tensor([-100.0, 0, 100]), torch.tensor([-150.0, 0, 150]))
     found = torch.stack([turned(moves, turns, place) for place in places])
     moved = torch.stack([torch.roll(k, (i % 3 - 1, i % 2), (0, 1)) for i, k in enumerate(found)])
     moved[7] = torch.from_numpy(streak(31, 12)).T
-    poses = consensus(moved, places, torch.linspace(-0.06, 0.06, 17))
+    poses = kernel_grid.consensus(moved, places, torch.linspace(-0.06, 0.06, 17))
     assert 0.7 < poses.turning() / 0.023 < 1.3
     elsewhere = torch.tensor([[-130.0, 180], [60, 70], [100, 0]])
     expected = torch.stack([turned(moves, turns, place) for place in elsewhere])
     assert kernels.agreement(poses.kernels(elsewhere), expected).min() > 0.8
     assert kernels.agreement(found[4].expand(3, -1, -1), expected).min() < 0.7  # that of the middle
+
+
+@pytest.mark.parametrize(("turn", "varies"), [(0.08, True), (0.0, False)])
+def test_only_a_camera_that_turned_is_taken_for_one(turn: float, varies: bool) -> None:
+    places = torch.cartesian_prod(torch.tensor([-120.0, 0, 120]), torch.tensor([-150.0, -50, 50, 150]))
+    kernel = torch.stack([turned(*exposure(turn), place) for place in places])
+    generator = torch.Generator().manual_seed(0)
+    noisy = kernels.normalise(kernel + 0.2 * kernel.max() * torch.randn(kernel.shape, generator=generator).clamp(-1, 1))
+    cleaned = torch.stack([kernels.clean(k, 0.3) for k in noisy])
+    gain = kernel_grid.gain_by_turning(cleaned, places, torch.linspace(-0.06, 0.06, 17))
+    assert (gain > kernel_grid.LEAST_GAIN) == varies
+
+
+def test_the_engine_restores_with_the_map_and_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two halves of a photo under opposite blurs, which no single kernel explains."""
+    one, other = streak(15, 9), np.ascontiguousarray(streak(15, 9)[:, ::-1])
+    x, left = blurred(70, 140, 1, one)
+    _, right = blurred(70, 140, 1, other)
+    share = np.clip((np.arange(140) - 60) / 20, 0, 1)[None, :, None].astype(np.float32)
+    y = (1 - share) * left + share * right
+    nodes = torch.from_numpy(np.stack([one, other])[None])
+    found = KernelMap(nodes, torch.tensor([35.0]), torch.tensor([60.0, 80.0]))
+    engine = Engine(Settings(steps=2, device="cpu", samples=2))
+    monkeypatch.setattr(posterior, "STEPS", 3)
+    single = engine.restore(y)
+    assert single.kernel_map is None
+    monkeypatch.setattr(Engine, "_kernel_map", lambda *arguments: found)
+    result = engine.restore(y)
+    np.testing.assert_array_equal(result.kernel_map, nodes)
+    assert psnr(result.image, x) > psnr(single.image, x) + 3
+    assert result.residual < single.residual
+    assert np.isfinite(result.samples).all()
+
+
+def test_regions_cover_the_photo_evenly() -> None:
+    cells = spread(464, 720, 3, 4, 224)
+    assert len(cells) == 12
+    assert {(cell.height, cell.width) for cell in cells} == {(224, 224)}
+    assert (cells[-1].top + 224, cells[-1].left + 224) == (464, 720)
+    assert {(cell.height, cell.width) for cell in spread(3000, 4000, 3, 4, 224)} == {(1000, 1000)}
