@@ -21,6 +21,7 @@ from blinddeblur import Engine, Settings, photo
 from blinddeblur.engine import Progress
 from blinddeblur.pixels import Pixels
 from blinddeblur.samplers import kernel_grid
+from blinddeblur.samplers.evidence import Estimate
 from blinddeblur.training.kernels import shake
 
 POSES = 160
@@ -95,7 +96,7 @@ def main(
 ) -> None:
     """Aligned PSNR in dB: blurred, restored with one kernel, with default options; and whether these took several."""
     if always:
-        kernel_grid.LEAST_GAIN = -1
+        kernel_grid.LEAST_GAIN, kernel_grid.MOST_LOSS = -1e9, 1e9
     files = sorted(p for p in photos.iterdir() if p.suffix.lower() in photo.EXTENSIONS)
     engine, single = Engine(Settings()), SingleEngine(Settings())
     print("photo", "camera", "blurred", "one kernel", "default", "varying", "seconds", sep="\t")
@@ -117,8 +118,8 @@ def main(
 class SingleEngine(Engine):
     """Has one kernel for each photo."""
 
-    def _kernel_map(self, photo: Pixels, sigma: float, progress: Progress) -> None:
-        return None
+    def _kernel_map(self, photo: Pixels, estimate: Estimate, sigma: float, progress: Progress) -> tuple[Estimate, None]:
+        return estimate, None
 
 
 if __name__ == "__main__":

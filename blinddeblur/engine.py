@@ -156,7 +156,7 @@ class Engine:
                 kernel, sharp = estimate.kernel, float(estimate.kernel.max()) > NO_BLUR
                 restored = photo
                 if not sharp:
-                    varying = self._kernel_map(photo, sigma, progress)
+                    estimate, varying = self._kernel_map(photo, estimate, sigma, progress)
                     noise = math.hypot(sigma, estimate.error)
                     restored, rest = self._restore(photo, varying or kernel, noise, progress)
                 callback(Step(settings.effective_steps, settings.effective_steps, restored.of(crop), kernel))
@@ -212,12 +212,14 @@ class Engine:
             self._denoiser(), given, crop, grey_sigma, size, steps, generator, report
         ), where
 
-    def _kernel_map(self, photo: Pixels, sigma: float, progress: Progress) -> KernelMap | None:
-        """Kernels for all places of the photo where they differ."""
+    def _kernel_map(
+        self, photo: Pixels, estimate: Estimate, sigma: float, progress: Progress
+    ) -> tuple[Estimate, KernelMap | None]:
+        """Kernels for all places of the photo where they differ, and what speaks for them."""
         settings = self.settings
         asked = settings.kernel_size is not None or settings.crop is not None
         if asked or min(photo.height, photo.width) < LEAST_VARYING_SIDE:
-            return None
+            return estimate, None
         cells = spread(photo.height, photo.width, VARYING_ROWS, VARYING_COLUMNS, VARYING_SIDE)
         regions = [informative_crop(photo, VARYING_SIDE, cell) for cell in cells]
         return kernel_grid.estimate(
@@ -225,6 +227,7 @@ class Engine:
             [self._measurement(photo, region).grey() for region in regions],
             [(region.top + region.height / 2, region.left + region.width / 2) for region in regions],
             (photo.height, photo.width),
+            estimate,
             sigma / photo.channels**0.5,
             torch.Generator().manual_seed(settings.seed),
             lambda done, total: progress("varying kernels", done, total),
