@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from blinddeblur import cluster, report, workers
 from blinddeblur import photo as photos
-from blinddeblur.comparison import compare, fitted
+from blinddeblur.comparison import compare, drawn, fitted
 from blinddeblur.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.files import Together, recover, write_bytes
@@ -264,6 +264,9 @@ def produce(
         if wishes.compare:
             side_by_side = photos.Photo(compare(picture.stored, result.image, result.kernel))
             extras[job.comparison] = photos.encode(side_by_side, ".png")
+        if wishes.kernel_map is not None:
+            kernels = result.kernel[None, None] if result.kernel_map is None else result.kernel_map
+            extras[wishes.kernel_map] = photos.encode(photos.Photo(drawn(kernels)[..., None]), ".png")
         for path, content in extras.items():
             add(content, path)
         if wishes.recording is not None:
@@ -326,6 +329,8 @@ def _outcome(job: Job, result: "Result") -> Outcome:
     )
     if result.uncertainty is not None:
         details += f", uncertainty {255 * facts['mean_uncertainty']:.2f}/255"
+    if result.kernel_map is not None:
+        details += f", blur that varies ({result.kernel_map.shape[0]}x{result.kernel_map.shape[1]} kernels)"
     if result.confidence is not None:
         details += f", confidence {result.confidence:.2f}"
     return Outcome(sentence, details, facts)
@@ -344,6 +349,8 @@ def _facts(job: Job, result: "Result") -> dict[str, Any]:
         "comparison": str(job.comparison) if job.wishes.compare else None,
         "seconds": round(result.seconds, 3),
         "sigma": result.sigma,
+        "kernel_map": None if job.wishes.kernel_map is None else str(job.wishes.kernel_map),
+        "varying": result.kernel_map is not None,
         "kernel_size": result.kernel.shape[0],
         "kernel_extent": [int(_extent(used.any(axis=axis))) for axis in (1, 0)],  # rows, columns
         "residual": result.residual,

@@ -100,6 +100,9 @@ def restore(
     record: Annotated[
         Path | None, typer.Option(metavar="FILE.gif", help="Animate how image and kernel of one photo came about.")
     ] = None,
+    kernel_map: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the kernels of one photo where its blur varies.")
+    ] = None,
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Also photos in folders of the folders.")
     ] = False,
@@ -174,7 +177,7 @@ def restore(
         if preview and (kernel is not None or method == "blinddps"):
             raise UsageError("A preview shows what the estimate of the method fast leads to. Leave out --preview.")
         most_pixels = MAXIMUM_PIXELS if max_megapixels is None else max_megapixels * 1_000_000
-        wishes = Wishes(samples, compare, preview, record, None, overwrite, most_pixels)
+        wishes = Wishes(samples, compare, preview, record, kernel_map, overwrite, most_pixels)
         way = Way(workers, dask, fail_fast, report)
         jobs = plan(photos, output, wishes, recursive, include)
         return forecast(jobs, settings, console) if dry_run else run(jobs, settings, console, way)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 SIDE = 960  # pixels of a photo's long side: two photos and a kernel fill a wide screen
 GAP = 8  # pixels between two of them
+LINE = 2  # and between two kernels of a grid
 GROUND = 255  # around them: white, against which the black of a kernel shows how large its array is
 
 
@@ -55,3 +56,22 @@ def enlarged(kernel: NDArray[np.floating], side: int) -> NDArray[np.uint8]:
     factor = max(1, side // max(kernel.shape))
     grey = np.rint(255 * kernel / kernel.max()).astype(np.uint8)[..., np.newaxis]
     return grey.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def drawn(kernel_map: NDArray[np.floating], side: int = SIDE) -> NDArray[np.uint8]:
+    """The kernels of a photo whose blur varies, each where it belongs, as one picture with thin white lines between.
+
+    Args:
+        kernel_map: (R, C, K, K), not negative.
+        side: pixels of the long side that the picture fills as far as whole multiples of a pixel do.
+
+    Returns:
+        (height, width) uint8; the maximum of each kernel is white, since a long kernel is faint beside a short one.
+    """
+    rows, columns, size = kernel_map.shape[:3]
+    each = max(size, side // max(rows, columns) - LINE)
+    tiles = np.stack([enlarged(kernel, each)[..., 0] for kernel in kernel_map.reshape(-1, size, size)])
+    lined = np.pad(tiles, ((0, 0), (0, LINE), (0, LINE)), constant_values=GROUND)
+    step = lined.shape[-1]
+    picture = lined.reshape(rows, columns, step, step).swapaxes(1, 2).reshape(rows * step, columns * step)
+    return picture[:-LINE, :-LINE]

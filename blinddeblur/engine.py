@@ -17,20 +17,25 @@ from torch import Tensor
 
 from blinddeblur.errors import KernelError, UsageError
 from blinddeblur.physics import kernels
+from blinddeblur.physics.convolution import Blur, mean_kernel
+from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.physics.noise import CLIPPED, estimate_sigma
 from blinddeblur.physics.sharpness import is_sharp
 from blinddeblur.pixels import Pixels
 from blinddeblur.priors import Prior, load_prior
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
-from blinddeblur.samplers import blinddps, fast, kernel_estimation, posterior, restoration, white_noise
+from blinddeblur.samplers import blinddps, fast, kernel_estimation, kernel_grid, posterior, restoration, white_noise
 from blinddeblur.samplers.evidence import Estimate, residual
 from blinddeblur.samplers.kernel_estimation import largest_kernel
 from blinddeblur.samplers.schedule import Denoiser, Step
 from blinddeblur.settings import LARGEST_BLINDDPS_KERNEL, METHODS, Settings
-from blinddeblur.tiles import Tile, Tiling, blend, grid
+from blinddeblur.tiles import Tile, Tiling, blend, grid, spread
 
 ESTIMATION_SIDE = 448  # pixels of the crop the kernel is estimated on: more costs time and adds little
+VARYING_SIDE = 224  # pixels of the regions that kernels which differ are looked for in,
+VARYING_ROWS, VARYING_COLUMNS = 3, 4  # so many of them, however large the photo is
+LEAST_VARYING_SIDE = 400  # pixels of a photo's shorter side: in a smaller one regions would be the same
 MOST_CROPS = 100  # that are looked at for it, spread over the photo
 TILE_SIDE = 512  # pixels of a tile of the restoration
 FADE = 32  # pixels over which neighbouring tiles fade into each other
@@ -65,6 +70,8 @@ class Result:
             from 0 to 1; None for a kernel that is given, for blinddps, and where the photo is plainly sharp.
         warnings: sentences on what should be looked at before the result is trusted.
         seconds: that the whole took.
+        kernel_map: (R, C, K, K) float32, kernels at the nodes of an even grid from corner to corner of the photo, where
+            the blur varies over the frame: `kernel` is then the one that did not suffice. None where one serves.
         samples: (N, H, W[, C]), sharp images that all explain the photo, otherwise like `image`; None if none were
             asked for, or if they were handed over one by one.
         uncertainty: (H, W[, C]) float32 in [0, 1], the standard deviation of the error that `image` is expected to
@@ -85,6 +92,7 @@ class Result:
     checksum: str | None
     seed: int
     steps: int
+    kernel_map: NDArray[np.float32] | None = None
     samples: NDArray[Any] | None = None
     uncertainty: NDArray[np.float32] | None = None
 
@@ -135,6 +143,7 @@ class Engine:
         patches = photo.patches()
         sigma = estimate_sigma(patches) if settings.sigma is None else settings.sigma
         estimate, rest, uncertainty = None, 0.0, None
+        varying: KernelMap | None = None
         samples: list[NDArray[Any]] = []
         with torch.inference_mode(settings.method != "blinddps"):
             sharp = self._guess_sharp(patches, sigma)
@@ -151,11 +160,13 @@ class Engine:
                 kernel, sharp = estimate.kernel, float(estimate.kernel.max()) > NO_BLUR
                 restored = photo
                 if not sharp:
-                    restored, rest = self._restore(photo, kernel, math.hypot(sigma, estimate.error), progress)
+                    estimate, varying = self._kernel_map(photo, estimate, sigma, progress)
+                    noise = math.hypot(sigma, estimate.error)
+                    restored, rest = self._restore(photo, varying or kernel, noise, progress)
                 callback(Step(settings.effective_steps, settings.effective_steps, restored.of(crop), kernel))
             if settings.samples:
                 hand_over = keep or (lambda index, sample: samples.append(sample))
-                uncertainty = self._samples(photo, restored, kernel, sigma, estimate, progress, hand_over)
+                uncertainty = self._samples(photo, restored, varying or kernel, sigma, estimate, progress, hand_over)
         return Result(
             image=np.array(image) if sharp else restored.array,
             kernel=kernel.cpu().numpy().astype(np.float32),
@@ -170,6 +181,7 @@ class Engine:
             checksum=self.prior.checksum,
             seed=settings.seed,
             steps=settings.effective_steps,
+            kernel_map=varying.kernels.cpu().numpy() if varying else None,
             samples=np.stack(samples) if samples else None,
             uncertainty=uncertainty,
         )
@@ -224,6 +236,27 @@ class Engine:
             self._denoiser(), given, crop, grey_sigma, size, steps, generator, report
         ), where
 
+    def _kernel_map(
+        self, photo: Pixels, estimate: Estimate, sigma: float, progress: Progress
+    ) -> tuple[Estimate, KernelMap | None]:
+        """Kernels for all places of the photo where they differ, and what speaks for them."""
+        settings = self.settings
+        asked = settings.kernel_size is not None or settings.crop is not None
+        if asked or min(photo.height, photo.width) < LEAST_VARYING_SIDE:
+            return estimate, None
+        cells = spread(photo.height, photo.width, VARYING_ROWS, VARYING_COLUMNS, VARYING_SIDE)
+        regions = [informative_crop(photo, VARYING_SIDE, cell) for cell in cells]
+        return kernel_grid.estimate(
+            self._denoiser(),
+            [self._measurement(photo, region).grey() for region in regions],
+            [(region.top + region.height / 2, region.left + region.width / 2) for region in regions],
+            (photo.height, photo.width),
+            estimate,
+            sigma / photo.channels**0.5,
+            torch.Generator().manual_seed(settings.seed),
+            lambda done, total: progress("varying kernels", done, total),
+        )
+
     def _estimation_crop(self, photo: Pixels, sigma: float) -> tuple[Tile, Measurement, float]:
         """Where the kernel is estimated, the measurement there in grey, (1, 1, h, w), and the sigma of that."""
         region = Tile(0, 0, photo.height, photo.width)
@@ -238,16 +271,16 @@ class Engine:
     def _restore(
         self,
         photo: Pixels,
-        kernel: Tensor,
+        kernel: Tensor | KernelMap,
         sigma: float,
         progress: Progress,
         callback: Callable[[Step], None] = lambda step: None,
     ) -> tuple[Pixels, float]:
-        """The whole photo with one kernel, and its residual; the callback is told of the tile in the middle."""
+        """The whole photo with its blur, and its residual; the callback is told of the tile in the middle."""
         restored, rests, tiling = photo.like(), [], self._tiling(kernel)
         tiles = tiling.tiles(photo.height, photo.width)
         middle = tiles[len(tiles) // 2]
-        callback(Step(-1, restoration.STEPS, photo.of(middle), kernel))
+        callback(Step(-1, restoration.STEPS, photo.of(middle), mean_kernel(_of_tile(kernel, middle))))
 
         def work(index: int, tile: Tile) -> Tensor:
             def report(step: Step) -> None:
@@ -255,18 +288,19 @@ class Engine:
                 if tile == middle:
                     callback(step)
 
-            y = self._measurement(photo, tile)
-            x = restoration.restore(self._denoiser(), y, kernel, sigma, callback=report)
-            rests.append(residual(x, y, kernel) ** 2)
+            y, local = self._measurement(photo, tile), _of_tile(kernel, tile)
+            x = restoration.restore(self._denoiser(), y, local, sigma, callback=report)
+            rests.append(residual(x, y, local) ** 2)
             return x
 
         for top, band in tiling.bands(photo.height, photo.width, work):
             restored.write(top, band)
         return restored, math.sqrt(sum(rests) / len(rests))
 
-    def _tiling(self, kernel: Tensor, reach: int = 1) -> Tiling:
+    def _tiling(self, kernel: Tensor | KernelMap, reach: int = 1) -> Tiling:
         """Tiles that overlap by what their rims cannot know and by what fades from one into the next."""
-        settings, rim = self.settings, reach * (kernel.shape[-1] // 2)
+        size = (kernel.kernels if isinstance(kernel, KernelMap) else kernel).shape[-1]
+        settings, rim = self.settings, reach * (size // 2)
         overlap = 2 * rim + (FADE if settings.overlap is None else settings.overlap)
         side = settings.tile or max(TILE_SIDE, 2 * overlap)
         if side <= overlap:
@@ -279,7 +313,7 @@ class Engine:
         self,
         photo: Pixels,
         restored: Pixels,
-        kernel: Tensor,
+        kernel: Tensor | KernelMap,
         sigma: float,
         estimate: Estimate | None,
         progress: Progress,
@@ -287,10 +321,11 @@ class Engine:
     ) -> NDArray[np.float32]:
         """Hands over samples of the posterior; the uncertainty that they show, in the shape of the photo.
 
-        An estimated kernel has its share in it: each sample has one of its own, refined once more with other noise.
+        An estimated kernel has its share in it: each sample has one of its own, refined once more with other noise. Not
+        so where the blur varies.
         """
         settings = self.settings
-        kernel_steps = settings.effective_steps if estimate else 0
+        kernel_steps = settings.effective_steps if estimate and not isinstance(kernel, KernelMap) else 0
         steps = kernel_steps + posterior.STEPS
         noise = math.hypot(sigma, estimate.error) if estimate else sigma
         spread = np.zeros((photo.height, photo.width, photo.channels), np.float32)
@@ -300,14 +335,14 @@ class Engine:
                 progress("samples", round(index * steps + done), settings.samples * steps)
 
             own = kernel
-            if kernel_steps:
+            if kernel_steps and isinstance(kernel, Tensor):
                 _, crop, grey_sigma = self._estimation_crop(photo, sigma)
                 seed = white_noise.seed(settings.seed, index)
                 generator = torch.Generator().manual_seed(seed)
-                _, own = fast.sample(
+                _, refined = fast.sample(
                     self._denoiser(), crop, kernel, grey_sigma, kernel_steps, generator, lambda s: report(s.index + 1)
                 )
-                own = kernels.aligned(own, kernel)  # else the shift that nothing tells would count as uncertainty
+                own = kernels.aligned(refined, kernel)  # else the shift that nothing tells would count as uncertainty
             drawn = self._sample(photo, own, noise, index, lambda share: report(kernel_steps + posterior.STEPS * share))
             spread += np.square(drawn.values() - restored.values()) / settings.samples
             keep(index, drawn.array)
@@ -315,7 +350,7 @@ class Engine:
         return photo.shaped(posterior.uncertainty(squares, image, estimate.confidence if estimate else None)[0])
 
     def _sample(
-        self, photo: Pixels, kernel: Tensor, sigma: float, index: int, report: Callable[[float], None]
+        self, photo: Pixels, kernel: Tensor | KernelMap, sigma: float, index: int, report: Callable[[float], None]
     ) -> Pixels:
         drawn, tiling = photo.like(), self._tiling(kernel, reach=2)
         number = len(tiling.tiles(photo.height, photo.width))
@@ -323,7 +358,9 @@ class Engine:
         def work(done: int, tile: Tile) -> Tensor:
             report(done / number)
             y, place = self._measurement(photo, tile), (tile.top, tile.left)
-            return posterior.sample(self._denoiser(), y, kernel, sigma, (self.settings.seed, index), place)
+            return posterior.sample(
+                self._denoiser(), y, _of_tile(kernel, tile), sigma, (self.settings.seed, index), place
+            )
 
         for top, band in tiling.bands(photo.height, photo.width, work):
             drawn.write(top, band)
@@ -439,6 +476,10 @@ def _information(y: Tensor) -> float:
     down = (grey[1:, :-1] - grey[:-1, :-1]) * usable[:-1, :-1]
     xx, yy, xy = (float((a * b).sum()) for a, b in ((across, across), (down, down), (across, down)))
     return (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2) ** 0.5
+
+
+def _of_tile(kernel: Tensor | KernelMap, tile: Tile) -> Blur:
+    return kernel.of(tile) if isinstance(kernel, KernelMap) else kernel
 
 
 def _load(name: str, kind: str, device: torch.device) -> Prior:

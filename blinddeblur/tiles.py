@@ -34,6 +34,14 @@ def grid(height: int, width: int, side: int, overlap: int) -> list[Tile]:
     return [Tile(top, left, min(side, height), min(side, width)) for top in rows for left in columns]
 
 
+def spread(height: int, width: int, rows: int, columns: int, side: int) -> list[Tile]:
+    """So many tiles, row by row, that cover an image evenly, each at least `side` x `side` pixels."""
+    high, wide = max(side, -(-height // rows)), max(side, -(-width // columns))
+    tops = [round(index * (height - high) / (rows - 1)) for index in range(rows)]
+    lefts = [round(index * (width - wide) / (columns - 1)) for index in range(columns)]
+    return [Tile(top, left, high, wide) for top in tops for left in lefts]
+
+
 def _starts(extent: int, side: int, overlap: int) -> list[int]:
     if extent <= side:
         return [0]

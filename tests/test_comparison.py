@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scenes import sharp, streak
 
-from blinddeblur.comparison import GAP, compare
+from blinddeblur.comparison import GAP, LINE, compare, drawn
 
 KERNEL = np.array([[0, 0, 0], [0.1, 0.4, 0.3], [0, 0, 0.2]], np.float32)
 
@@ -50,3 +50,15 @@ def test_every_depth_looks_the_same() -> None:
 def test_what_lies_outside_the_range_is_clipped() -> None:
     photo = np.array([[-0.5, 0.0], [1.0, 1.5]], np.float32)
     assert compare(photo, photo, KERNEL)[:2, :2, 0].tolist() == [[0, 0], [255, 255]]
+
+
+def test_a_map_of_kernels_is_drawn_as_it_lies_in_the_photo() -> None:
+    kernel_map = np.zeros((2, 3, 5, 5), np.float32)
+    kernel_map[:, :, 2, 2], kernel_map[1, 2] = 1, 0
+    kernel_map[1, 2, 0, 4] = 0.1  # faint, but white all the same
+    picture = drawn(kernel_map, 3 * (10 + LINE))
+    assert picture.shape == (2 * 10 + LINE, 3 * 10 + 2 * LINE)
+    assert (picture[:, 10 : 10 + LINE] == 255).all()
+    assert (picture[4:6, 4:6] == 255).all()
+    assert (picture[-10:-8, -2:] == 255).all()
+    assert picture[-6:-4, -6:-4].max() == 0

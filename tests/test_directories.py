@@ -245,10 +245,14 @@ def test_standard_input_and_output() -> None:
 
 def test_crop_compare_and_preview() -> None:
     make("a.png", side=150)
-    result = run("restore", "a.png", "--crop", "10,20,90,100", "--compare", "--preview", *QUICK)
+    result = run(
+        "restore", "a.png", "--crop", "10,20,90,100", "--compare", "--preview", "--kernel-map", "m.png", *QUICK
+    )
     assert result.exit_code == 0, result.output
     assert {"a.compare.png", "a.deblurred.png"} <= set(tree("."))
     assert not Path("a.preview.jpg").exists()  # the photo is no larger than that
+    with Image.open("m.png") as picture:
+        assert picture.size[0] >= 9  # one kernel for all of so small a photo
     with Image.open("a.compare.png") as picture:
         assert picture.size[0] > 2 * 154
     for wrong in ("1,2,3", "a,b,c,d", "0,0,10,10", "100,100,90,90"):

@@ -7,6 +7,7 @@ wrap reaches makes them exact.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -46,6 +47,55 @@ class Convolution:
         return torch.fft.irfft2(spectrum, s=self.padded)[..., : self.shape[0], : self.shape[1]]
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Kernels whose shares differ from pixel to pixel: at a pixel p the kernel is sum_j weights[j, p] kernels[j].
+
+    Attributes:
+        kernels: (J, K, K), the mean over the frame first; of the others only the mixtures need to be kernels.
+        weights: (J, H, W), of the pixels of the measurement.
+    """
+
+    kernels: Tensor
+    weights: Tensor
+
+    def cropped(self, margin: int) -> "Mixture":
+        """The same for a measurement without `margin` pixels along each edge."""
+        height, width = self.weights.shape[-2:]
+        return Mixture(self.kernels, self.weights[:, margin : height - margin, margin : width - margin])
+
+
+Blur = Tensor | Mixture  # one kernel (K, K) for all pixels, or one for each
+
+
+class VaryingConvolution:
+    """The linear map x -> sum_j weights[j] * crop(kernels[j] * x), with the same methods as `Convolution`.
+
+    Args:
+        mixture: of the kernels, for a measurement (H - K + 1, W - K + 1).
+        shape: (H, W) of x.
+    """
+
+    def __init__(self, mixture: Mixture, shape: tuple[int, int]) -> None:
+        self.weights = mixture.weights[:, None]
+        self.each = Convolution(mixture.kernels[:, None], shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, C, H, W) -> (1, C, H - K + 1, W - K + 1)."""
+        return (self.weights * self.each.forward(x)).sum(dim=0, keepdim=True)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """(1, C, H - K + 1, W - K + 1) -> (1, C, H, W), with <forward(x), y> = <x, adjoint(y)>."""
+        return self.each.adjoint(self.weights * y).sum(dim=0, keepdim=True)
+
+    def solve(self, x: Tensor, weight: float) -> Tensor:
+        """Roughly (adjoint forward + weight)^-1 x, (1, C, H, W): with the mean power of the kernels everywhere."""
+        shares = self.weights.square().mean(dim=(-2, -1), keepdim=True)
+        power = (shares * self.each.transfer.abs() ** 2).sum(dim=0, keepdim=True)
+        spectrum = torch.fft.rfft2(x, s=self.each.padded) / (power + weight)
+        return torch.fft.irfft2(spectrum, s=self.each.padded)[..., : self.each.shape[0], : self.each.shape[1]]
+
+
 class ConvolutionOfKernel:
     """The same product as a linear map of the kernel, k -> crop(k * x), for one image x.
 
@@ -74,9 +124,19 @@ class ConvolutionOfKernel:
         return torch.fft.irfft2(product, s=self.padded)[: self.size, : self.size]
 
 
-def blur(x: Tensor, kernel: Tensor) -> Tensor:
+def convolution(kernel: Blur, shape: tuple[int, int]) -> Convolution | VaryingConvolution:
+    """The map of a blur, for images x of a shape (H, W)."""
+    return VaryingConvolution(kernel, shape) if isinstance(kernel, Mixture) else Convolution(kernel, shape)
+
+
+def mean_kernel(kernel: Blur) -> Tensor:
+    """(K, K), the mean over the frame."""
+    return kernel.kernels[0] if isinstance(kernel, Mixture) else kernel
+
+
+def blur(x: Tensor, kernel: Blur) -> Tensor:
     """crop(k * x): (B, C, H, W) and (K, K) -> (B, C, H - K + 1, W - K + 1)."""
-    return Convolution(kernel, (x.shape[-2], x.shape[-1])).forward(x)
+    return convolution(kernel, (x.shape[-2], x.shape[-1])).forward(x)
 
 
 def extend(y: Tensor, radius: int) -> Tensor:

@@ -77,6 +77,14 @@ def aligned(kernel: Tensor, reference: Tensor) -> Tensor:
     return normalise(torch.fft.irfft2(turned, s=shape)[:size, :size])
 
 
+def agreement(kernel: Tensor, other: Tensor) -> Tensor:
+    """Largest normalised cross-correlation over all shifts (MNC), 1 for the same shape: two (..., K, K) -> (...)."""
+    shape = (2 * kernel.shape[-1], 2 * kernel.shape[-1])
+    product = torch.fft.rfft2(kernel, s=shape).conj() * torch.fft.rfft2(other, s=shape)
+    norms = kernel.square().sum(dim=(-2, -1)).sqrt() * other.square().sum(dim=(-2, -1)).sqrt()
+    return torch.fft.irfft2(product, s=shape).amax(dim=(-2, -1)) / norms.clamp_min(1e-12)
+
+
 def resized(kernel: Tensor, size: int, scale: float) -> Tensor:
     """A (K, K) kernel enlarged or shrunk by `scale` about its middle, on an odd array of side `size`; sums to 1."""
     half = (size - 1) / 2

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from blinddeblur.physics.convolution import blur, gradients
+from blinddeblur.physics.convolution import Blur, Mixture, blur, gradients, mean_kernel
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers.restoration import model_error, restore
 from blinddeblur.samplers.schedule import Denoiser
@@ -77,12 +77,13 @@ def judge(denoise: Denoiser, y: Measurement, kernel: Tensor, sigma: float) -> Es
     return Estimate(kernel, evidence, confidence)
 
 
-def residual(x: Tensor, y: Measurement, kernel: Tensor) -> float:
+def residual(x: Tensor, y: Measurement, kernel: Blur) -> float:
     """Root mean square of what an image (1, C, H, W), blurred again, leaves of the photo.
 
     Over the part of the frame that the unseen border does not reach; more light than clipped pixels is no fault.
     """
-    radius = kernel.shape[-1] // 2
+    radius = mean_kernel(kernel).shape[-1] // 2
+    kernel = kernel.cropped(radius) if isinstance(kernel, Mixture) else kernel
     inner = y.map(lambda pixels: pixels[..., radius : pixels.shape[-2] - radius, radius : pixels.shape[-1] - radius])
     rest = (inner.light(inner.y) - blur(inner.light(x), kernel)) / inner.slope(inner.y)
     return math.sqrt(float(rest.masked_fill(inner.clipped & (rest < 0), 0).square().mean()))

@@ -12,7 +12,7 @@ from itertools import pairwise
 from torch import Tensor
 from torch.nn import functional as F
 
-from blinddeblur.physics.convolution import extend
+from blinddeblur.physics.convolution import Blur, extend, mean_kernel
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers.proximal import image_step
 from blinddeblur.samplers.restoration import SIGMAS, model_error
@@ -35,7 +35,7 @@ CONTRAST_WINDOW = 15  # pixels
 def sample(
     denoise: Denoiser,
     y: Measurement,
-    kernel: Tensor,
+    kernel: Blur,
     sigma: float,
     key: tuple[int, ...] = (0,),
     place: tuple[int, int] = (0, 0),
@@ -46,7 +46,7 @@ def sample(
     Args:
         denoise: the image prior.
         y: the measurement, (1, C, H, W): a photo or a tile of one.
-        kernel: (K, K).
+        kernel: (K, K), or a mixture for the pixels of y.
         sigma: standard deviation of the noise of y, in image units.
         key: numbers that choose the sample, zero or larger.
         place: row and column of the tile in its photo: the noise belongs to the place, so tiles do not show.
@@ -55,7 +55,7 @@ def sample(
     Returns:
         (1, C, H, W): the part of the image within the frame of y, not clipped.
     """
-    radius = kernel.shape[-1] // 2
+    radius = mean_kernel(kernel).shape[-1] // 2
     height, width = y.y.shape[-2:]
     error = model_error(sigma)
     x = extend(y.y, radius)

@@ -7,7 +7,7 @@ in a few conjugate-gradient iterations because each starts from the prior's answ
 import torch
 from torch import Tensor
 
-from blinddeblur.physics.convolution import Convolution, ConvolutionOfKernel, conjugate_gradient, gradients
+from blinddeblur.physics.convolution import Blur, ConvolutionOfKernel, conjugate_gradient, convolution, gradients
 from blinddeblur.physics.measurement import Measurement
 
 IMAGE_ITERATIONS = 6  # the solution but for some 45 dB; without preconditioning, 12 came to 35
@@ -15,7 +15,7 @@ KERNEL_ITERATIONS = 15
 INERTIA = 0.3  # of the kernel, relative to the energy of the image's gradients
 
 
-def image_step(x0: Tensor, y: Measurement, kernel: Tensor, weight: float) -> Tensor:
+def image_step(x0: Tensor, y: Measurement, kernel: Blur, weight: float) -> Tensor:
     """argmin over x of |crop(k * x) - y|^2 + weight |x - x0|^2; in linear light, one Gauss-Newton step towards it.
 
     In linear light both terms stay in units of pixels: noise there, and the prior's error, grow with the slope of
@@ -27,10 +27,10 @@ def image_step(x0: Tensor, y: Measurement, kernel: Tensor, weight: float) -> Ten
     Args:
         x0: (B, C, H + K - 1, W + K - 1), the prior's image, and the start.
         y: the measurement, (B, C, H, W).
-        kernel: (K, K).
+        kernel: (K, K), or a mixture for the pixels of y.
         weight: variance of the measurement over that of the prior's image.
     """
-    blur = Convolution(kernel, (x0.shape[-2], x0.shape[-1]))
+    blur = convolution(kernel, (x0.shape[-2], x0.shape[-1]))
     gain, power = y.slope(x0), 1 / y.slope(y.y) ** 2
     target = y.light(y.y) - blur.forward(y.light(x0) - gain * x0)  # for gain * x; light itself where that is x
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from blinddeblur.physics.convolution import extend
+from blinddeblur.physics.convolution import Blur, extend, mean_kernel
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers.proximal import image_step
 from blinddeblur.samplers.schedule import Denoiser, Step, log_spaced
@@ -25,7 +25,7 @@ LEAST_SHARE = 0.003  # and at least this: less reaches so far that tiles would d
 def restore(
     denoise: Denoiser,
     y: Measurement,
-    kernel: Tensor,
+    kernel: Blur,
     sigma: float,
     steps: int = STEPS,
     callback: Callable[[Step], None] = lambda step: None,
@@ -35,7 +35,7 @@ def restore(
     Args:
         denoise: the image prior.
         y: the measurement, (1, C, H, W).
-        kernel: (K, K).
+        kernel: (K, K), or a mixture for the pixels of y.
         sigma: standard deviation of the noise of y, in image units.
         steps: number of noise levels.
         callback: told of every step.
@@ -43,13 +43,14 @@ def restore(
     Returns:
         (1, C, H, W): the part of the image within the frame of y.
     """
-    radius = kernel.shape[-1] // 2
+    mean = mean_kernel(kernel)
+    radius = mean.shape[-1] // 2
     height, width = y.y.shape[-2:]
     x = extend(y.y, radius)
     model_sigma = model_error(sigma)
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
         x = image_step(denoise(x, level), y, kernel, max(LEAST_SHARE, PRIOR_SHARE * (model_sigma / level) ** 2))
-        callback(Step(index, steps, x, kernel))
+        callback(Step(index, steps, x, mean))
     return x[..., radius : radius + height, radius : radius + width]
 
 
