@@ -59,8 +59,11 @@ def run(
         finished = distributed.as_completed(loop=client.loop)
 
         def send() -> None:
-            """A job for each idle thread, no more: when a worker dies, dask blames all jobs that it has."""
-            room = max(0, sum(client.nthreads().values()) - len(running))
+            """A job for each idle thread, no more: when a worker dies, dask blames all jobs that it has.
+
+            One at least, even if all workers are gone for the moment: it waits for the next one.
+            """
+            room = max(0 if running else 1, sum(client.nthreads().values()) - len(running))
             with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):  # photos are large
                 for job in islice(fresh, room):
                     future = client.submit(_on_cluster, task, made, job, pure=False)

@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
 
 def test_a_checkpoint_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(OutputError, match="could not be written"):
+    with pytest.raises(OutputError, match="is a file and no folder"):
         run(tmp_path / "file" / "checkpoint.pt", steps=5)
 
 

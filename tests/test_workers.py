@@ -202,7 +202,7 @@ def test_no_process_outlives_its_parent(tmp_path: Path, sent: signal.Signals, co
         os.killpg(parent.pid, sent)  # as a terminal does
     else:
         parent.send_signal(sent)
-    output, _ = parent.communicate(timeout=20)
+    output, _ = parent.communicate(timeout=60)
     assert parent.returncode == code
     assert output == b""
     assert _eventually(lambda: all(map(_ended, pids)), 0 if sent is signal.SIGINT else 5)
