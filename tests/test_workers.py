@@ -195,6 +195,7 @@ def test_no_process_outlives_its_parent(tmp_path: Path, sent: signal.Signals, co
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for background jobs
     )
     assert _eventually(lambda: len(list(folder.iterdir())) == 2)
     pids = [int(path.stem) for path in folder.iterdir()]
