@@ -69,7 +69,7 @@ def kernel(prior: str = "kernel", number: int = 300, real: Path | None = None) -
                 "thresholded": _best_threshold(noisy, clean),
                 "prior": torch.cat([denoise(part, sigma) for part in noisy.split(32)]),
             }
-            agreement = [f"{agreements(x.clamp_min(0), clean).mean():.3f}" for x in answers.values()]
+            agreement = [f"{kernels.agreement(x.clamp_min(0), clean).mean():.3f}" for x in answers.values()]
             error = [f"{(x - clean).square().mean().sqrt():.4f}" for x in answers.values()]
             print(name, sigma, *agreement, *error, sep="\t", flush=True)
 
@@ -101,7 +101,7 @@ def conditioned(photos: Photos, prior: str = "photo-kernel", plain: str = "kerne
     for index, name in enumerate(["first kernel", *levels]):
         x = answer[:, index : index + 1, 0]
         error = (x - truth[:, 0]).square().mean().sqrt()
-        print(f"{name}\t{agreements(x.clamp_min(0), truth[:, 0]).mean():.3f}\t{error:.4f}")
+        print(f"{name}\t{kernels.agreement(x.clamp_min(0), truth[:, 0]).mean():.3f}\t{error:.4f}")
 
 
 @app.command()
@@ -153,20 +153,11 @@ class FFDNet(nn.Module):
         return F.pixel_shuffle(self.model(torch.cat([folded, level], dim=1)), 2)
 
 
-def agreements(estimates: Tensor, truths: Tensor) -> Tensor:
-    """Largest normalised cross-correlation over all shifts: two (B, 1, K, K) -> (B,)."""
-    shape = [2 * side for side in truths.shape[-2:]]
-    product = torch.fft.rfft2(estimates, s=shape).conj() * torch.fft.rfft2(truths, s=shape)
-    peak = torch.fft.irfft2(product, s=shape).amax(dim=(-2, -1))
-    norms = estimates.square().sum(dim=(-2, -1)).sqrt() * truths.square().sum(dim=(-2, -1)).sqrt()
-    return (peak / norms.clamp_min(1e-12))[:, 0]
-
-
 def _best_threshold(noisy: Tensor, clean: Tensor) -> Tensor:
     """What lies under a share of the maximum set to zero; the share that gives the best agreement of all."""
     peaks = noisy.amax(dim=(-2, -1), keepdim=True)
     tried = [torch.where(noisy >= share / 20 * peaks, noisy, torch.zeros(())) for share in range(1, 20)]
-    return max(tried, key=lambda x: float(agreements(x, clean).mean()))
+    return max(tried, key=lambda x: float(kernels.agreement(x, clean).mean()))
 
 
 def _mean_psnr(denoise: Denoiser, clean: list[Tensor], sigma: float) -> float:

@@ -3,8 +3,7 @@
 import contextlib
 import sys
 import time
-import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from blinddeblur import photo as photos
 from blinddeblur.comparison import compare, drawn, fitted
 from blinddeblur.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
-from blinddeblur.files import Together, recover, write_bytes
+from blinddeblur.files import Together, recover, write_bytes, write_together
 from blinddeblur.imageheader import read_header
 from blinddeblur.jobs import STREAM, Job
 from blinddeblur.settings import Settings
@@ -81,18 +80,12 @@ def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
         BlindDeblurError: what concerns all photos alike, such as weights that are missing.
     """
     start = time.monotonic()
-    entries: dict[Job, report.Entry] = {}
     if way.report is not None:
         report.check(way.report, overwrite=any(job.wishes.overwrite for job in jobs))
     for folder in {path.parent for job in jobs for path in job.results}:
         recover(folder)
-    waiting = []
-    for job in jobs:
-        if len(jobs) > 1 and job.finished and not job.wishes.overwrite:
-            entries[job] = _entry(job)
-            console.skipped(job.source, job.restored)
-        else:
-            waiting.append(job)
+    waiting = _unfinished(jobs, console)
+    entries = {job: _entry(job) for job in set(jobs).difference(waiting)}
     code = 0
     failures: list[tuple[Path, str]] = []
     restored = 0
@@ -104,8 +97,7 @@ def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
                     failures.append((job.source, reason))
                     entries[job] = _entry(job, error=reason)
                     console.failure(job.source, reason)
-                    single = len(jobs) == 1 and isinstance(outcome, BlindDeblurError)
-                    code = outcome.exit_code if single and isinstance(outcome, BlindDeblurError) else FAILED
+                    code = outcome.exit_code if len(jobs) == 1 and isinstance(outcome, BlindDeblurError) else FAILED
                     if way.fail_fast:
                         break
                 else:
@@ -128,10 +120,7 @@ def forecast(jobs: list[Job], settings: Settings, console: Console) -> int:
     from blinddeblur.engine import Engine
 
     engine, total, failed = Engine(settings), 0.0, 0
-    for job in jobs:
-        if len(jobs) > 1 and job.finished and not job.wishes.overwrite:
-            console.skipped(job.source, job.restored)
-            continue
+    for job in _unfinished(jobs, console):
         try:
             job.check()
             height, width = photos.read(job.source, job.wishes.most_pixels).stored.shape[:2]
@@ -147,6 +136,15 @@ def forecast(jobs: list[Job], settings: Settings, console: Console) -> int:
         )
     console.total(f"about {total / 60:.1f} minutes in all; nothing was done")
     return FAILED if failed else 0
+
+
+def _unfinished(jobs: list[Job], console: Console) -> list[Job]:
+    """Without those of several that an earlier run has finished, which is said."""
+    finished = {job for job in jobs if len(jobs) > 1 and job.finished and not job.wishes.overwrite}
+    for job in jobs:
+        if job in finished:
+            console.skipped(job.source, job.restored)
+    return [job for job in jobs if job not in finished]
 
 
 def _outcomes(
@@ -168,7 +166,7 @@ def _outcomes(
         engine = Engine(settings)
         for job in jobs:
             with console.work(job.source.name) as work:
-                outcome = _attempt(engine, job, work.stage)
+                outcome = workers.outcome_of(restore, engine, job, work.stage)
             yield job, outcome
 
 
@@ -197,19 +195,12 @@ def _on_cluster(
                 continue
             outcome, files = result
             try:
-                _write(files, overwrite=parcel.job.wishes.overwrite)
+                write_together(files, overwrite=parcel.job.wishes.overwrite)
             except BlindDeblurError as error:
                 yield parcel.job, error
             else:
                 yield parcel.job, outcome
     yield from unread
-
-
-def _attempt(engine: "Engine", job: Job, stage: Stage) -> Outcome | Exception:
-    try:
-        return restore(engine, job, stage)
-    except Exception as error:  # of whatever kind: the other photos are not to blame
-        return error
 
 
 def restore(engine: "Engine", job: Job, stage: Stage = lambda name, done, total: None) -> Outcome:
@@ -226,10 +217,10 @@ def restore(engine: "Engine", job: Job, stage: Stage = lambda name, done, total:
         return produce(engine, job, data, files.add, stage)
 
 
-def restore_parcel(engine: "Engine", parcel: Parcel) -> tuple[Outcome, list[tuple[bytes, Path]]]:
+def restore_parcel(engine: "Engine", parcel: Parcel) -> tuple[Outcome, list[tuple[Path, bytes]]]:
     """Restore a photo whose bytes were sent, and send those of its results back."""
-    files: list[tuple[bytes, Path]] = []
-    outcome = produce(engine, parcel.job, parcel.data, lambda data, path: files.append((data, path)))
+    files: list[tuple[Path, bytes]] = []
+    outcome = produce(engine, parcel.job, parcel.data, lambda data, path: files.append((path, data)))
     return outcome, files
 
 
@@ -298,21 +289,15 @@ def _to_standard_output(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _write(files: Iterable[tuple[bytes, Path]], *, overwrite: bool) -> None:
-    with Together(overwrite=overwrite) as together:
-        for data, path in files:
-            together.add(data, path)
-
-
 def _reason(job: Job, error: Exception, *, verbose: bool) -> str:
     """A sentence that names the photo."""
     if isinstance(error, BlindDeblurError):
         sentence = str(error)
-    else:
-        last = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    else:  # a traceback, see workers.outcome_of
+        last = str(error).strip().splitlines()[-1]
         sentence = f"An error that is none of the photo's: {last}. Please report it."
         if verbose:
-            sentence += "\n" + "".join(traceback.format_exception(error))
+            sentence += f"\n{error}"
     return sentence if str(job.source) in sentence else f"{job.source}: {sentence}"
 
 

@@ -147,12 +147,13 @@ def restore(
 
     Exit codes: 0 all restored, 1 some failed, 2 wrong usage, 3 weights missing or not as listed.
     """
-    streamed = output == Path("-") or (output is None and Path("-") in photos)
+    from blinddeblur.jobs import Wishes, plan, to_standard_output
+
+    streamed = to_standard_output(photos, output)
     console = Console(quiet, verbose, as_json, out=sys.stderr if streamed else sys.stdout)
 
     def work() -> int:
         from blinddeblur.batch import Way, forecast, run
-        from blinddeblur.jobs import Wishes, plan
         from blinddeblur.photo import MAXIMUM_PIXELS, read_kernel
 
         settings = Settings(

@@ -328,7 +328,10 @@ class Engine:
         kernel_steps = settings.effective_steps if estimate and not isinstance(kernel, KernelMap) else 0
         steps = kernel_steps + posterior.STEPS
         noise = math.hypot(sigma, estimate.error) if estimate else sigma
-        spread = np.zeros((photo.height, photo.width, photo.channels), np.float32)
+        values = restored.values()
+        spread = np.zeros_like(values)
+        if kernel_steps:
+            _, crop, grey_sigma = self._estimation_crop(photo, sigma)
         for index in range(settings.samples):
 
             def report(done: float, index: int = index) -> None:
@@ -336,7 +339,6 @@ class Engine:
 
             own = kernel
             if kernel_steps and isinstance(kernel, Tensor):
-                _, crop, grey_sigma = self._estimation_crop(photo, sigma)
                 seed = white_noise.seed(settings.seed, index)
                 generator = torch.Generator().manual_seed(seed)
                 _, refined = fast.sample(
@@ -344,9 +346,9 @@ class Engine:
                 )
                 own = kernels.aligned(refined, kernel)  # else the shift that nothing tells would count as uncertainty
             drawn = self._sample(photo, own, noise, index, lambda share: report(kernel_steps + posterior.STEPS * share))
-            spread += np.square(drawn.values() - restored.values()) / settings.samples
+            spread += np.square(drawn.values() - values) / settings.samples
             keep(index, drawn.array)
-        squares, image = (torch.from_numpy(v.transpose(2, 0, 1))[None] for v in (spread, restored.values()))
+        squares, image = (torch.from_numpy(v.transpose(2, 0, 1))[None] for v in (spread, values))
         return photo.shaped(posterior.uncertainty(squares, image, estimate.confidence if estimate else None)[0])
 
     def _sample(

@@ -16,7 +16,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -115,8 +115,14 @@ class Together:
 
 def write_bytes(data: bytes, path: Path, *, overwrite: bool) -> None:
     """Write a whole file or none: into a temporary file beside it, which then takes its name. See Together.add."""
-    with Together(overwrite=overwrite) as files:
-        files.add(data, path)
+    write_together([(path, data)], overwrite=overwrite)
+
+
+def write_together(files: Iterable[tuple[Path, bytes]], *, overwrite: bool) -> None:
+    """Write all files or none. See Together.add."""
+    with Together(overwrite=overwrite) as together:
+        for path, data in files:
+            together.add(data, path)
 
 
 def recover(folder: Path) -> None:

@@ -114,7 +114,7 @@ def plan(
     found = _without_repetitions(entry for source in sources for entry in _photos_of(source, recursive, include))
     if not found:
         raise UsageError("These are all results of this program. Rename a file to restore it once more.")
-    streamed = output == STREAM or (output is None and any(source == STREAM for source, _ in found))
+    streamed = to_standard_output((source for source, _ in found), output)
     if streamed or (output is not None and _names_a_file(output)):
         if len(found) != 1:
             raise UsageError(f"{output or STREAM} is one file, and there are {len(found)} photos. Give a folder as -o.")
@@ -136,6 +136,11 @@ def plan(
     if output is not None and not streamed:
         _keep_inside(jobs, output)
     return jobs
+
+
+def to_standard_output(sources: Iterable[Path], output: Path | None) -> bool:
+    """Whether the restored photo goes there: as it is asked to, or since it came from standard input."""
+    return output == STREAM or (output is None and STREAM in sources)
 
 
 def _photos_of(source: Path, recursive: bool, include: str | None) -> Iterator[tuple[Path, Path]]:

@@ -25,8 +25,7 @@ import numpy.typing as npt
 
 from blinddeblur import heif, tifftags
 from blinddeblur.errors import EstimationError, KernelError, OutputError, PhotoError
-from blinddeblur.files import NUL, reason
-from blinddeblur.files import Together as Together
+from blinddeblur.files import NUL, reason, write_together
 from blinddeblur.files import check_free as check_free
 from blinddeblur.files import write_bytes as write_bytes
 from blinddeblur.imageheader import (
@@ -282,9 +281,7 @@ def _npy(values: Array) -> bytes:
 
 
 def _write_both(files: dict[Path, bytes], *, overwrite: bool) -> tuple[Path, Path]:
-    with Together(overwrite=overwrite) as together:
-        for path, data in files.items():
-            together.add(data, path)
+    write_together(files.items(), overwrite=overwrite)
     picture, array = files
     return picture, array
 

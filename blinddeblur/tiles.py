@@ -37,8 +37,7 @@ def grid(height: int, width: int, side: int, overlap: int) -> list[Tile]:
 def spread(height: int, width: int, rows: int, columns: int, side: int) -> list[Tile]:
     """So many tiles, row by row, that cover an image evenly, each at least `side` x `side` pixels."""
     high, wide = max(side, -(-height // rows)), max(side, -(-width // columns))
-    tops = [round(index * (height - high) / (rows - 1)) for index in range(rows)]
-    lefts = [round(index * (width - wide) / (columns - 1)) for index in range(columns)]
+    tops, lefts = _evenly(height - high, rows), _evenly(width - wide, columns)
     return [Tile(top, left, high, wide) for top in tops for left in lefts]
 
 
@@ -46,7 +45,12 @@ def _starts(extent: int, side: int, overlap: int) -> list[int]:
     if extent <= side:
         return [0]
     number = 1 + -(-(extent - side) // (side - overlap))
-    return [round(index * (extent - side) / (number - 1)) for index in range(number)]
+    return _evenly(extent - side, number)
+
+
+def _evenly(last: int, number: int) -> list[int]:
+    """So many positions, two or more, from 0 to the last."""
+    return [round(index * last / (number - 1)) for index in range(number)]
 
 
 @dataclass

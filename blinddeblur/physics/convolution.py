@@ -8,6 +8,7 @@ wrap reaches makes them exact.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,9 +42,17 @@ class Convolution:
         correlated = torch.fft.irfft2(self.transfer.conj() * spectrum, s=self.padded)
         return correlated[..., : self.shape[0], : self.shape[1]]
 
-    def solve(self, x: Tensor, weight: float) -> Tensor:
-        """What (adjoint forward + weight)^-1 x, (B, C, H, W), would be if the frame had no border."""
-        spectrum = torch.fft.rfft2(x, s=self.padded) / (self.transfer.abs() ** 2 + weight)
+    @cached_property
+    def power(self) -> Tensor:
+        """Of the transfer function."""
+        return self.transfer.abs() ** 2
+
+    def solve(self, x: Tensor, weight: float, power: Tensor | None = None) -> Tensor:
+        """What (adjoint forward + weight)^-1 x, (B, C, H, W), would be if the frame had no border.
+
+        With `power`, that of a map with another power than this kernel's.
+        """
+        spectrum = torch.fft.rfft2(x, s=self.padded) / ((self.power if power is None else power) + weight)
         return torch.fft.irfft2(spectrum, s=self.padded)[..., : self.shape[0], : self.shape[1]]
 
 
@@ -88,12 +97,15 @@ class VaryingConvolution:
         """(1, C, H - K + 1, W - K + 1) -> (1, C, H, W), with <forward(x), y> = <x, adjoint(y)>."""
         return self.each.adjoint(self.weights * y).sum(dim=0, keepdim=True)
 
-    def solve(self, x: Tensor, weight: float) -> Tensor:
-        """Roughly (adjoint forward + weight)^-1 x, (1, C, H, W): with the mean power of the kernels everywhere."""
+    @cached_property
+    def power(self) -> Tensor:
+        """The mean power over the frame."""
         shares = self.weights.square().mean(dim=(-2, -1), keepdim=True)
-        power = (shares * self.each.transfer.abs() ** 2).sum(dim=0, keepdim=True)
-        spectrum = torch.fft.rfft2(x, s=self.each.padded) / (power + weight)
-        return torch.fft.irfft2(spectrum, s=self.each.padded)[..., : self.each.shape[0], : self.each.shape[1]]
+        return (shares * self.each.power).sum(dim=0, keepdim=True)
+
+    def solve(self, x: Tensor, weight: float) -> Tensor:
+        """Roughly (adjoint forward + weight)^-1 x, (1, C, H, W): with the mean power everywhere."""
+        return self.each.solve(x, weight, self.power)
 
 
 class ConvolutionOfKernel:
