@@ -12,7 +12,7 @@ from blinddeblur.errors import EstimationError
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
-from blinddeblur.samplers.blinddps import Level, Settings, levels, objective, sample, sparsity
+from blinddeblur.samplers.blinddps import Settings, objective, sample, sparsity
 from blinddeblur.samplers.schedule import Step
 from blinddeblur.tiles import Tile, grid
 
@@ -45,40 +45,6 @@ def in_float64() -> object:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def test_schedule_ends_without_noise_and_follows_the_table() -> None:
-    alpha_bar = linear_alpha_bar()
-    full = levels(alpha_bar, 1000)
-    assert [level.t for level in full] == list(range(999, -1, -1))
-    assert full[0].beta == pytest.approx(0.02)
-    assert full[-1].beta == pytest.approx(1e-4)
-    assert full[-1].previous == 1
-    few = levels(alpha_bar, 10)
-    assert few[0].t == 999
-    assert few[-1].t == 0
-    assert math.prod(1 - level.beta for level in few) == pytest.approx(float(alpha_bar[999]))
-
-
-def test_ancestral_step_by_hand() -> None:
-    level = Level(t=5, alpha_bar=0.6, previous=0.8, beta=0.25)  # alpha = 0.75
-    x_t, x0, noise = torch.tensor([0.5]), torch.tensor([-0.2]), torch.tensor([1.5])
-    mean = math.sqrt(0.8) * 0.25 / 0.4 * -0.2 + math.sqrt(0.75) * 0.2 / 0.4 * 0.5
-    small = 0.25 * 0.2 / 0.4
-    assert float(level.ancestral(x_t, x0, None, noise)) == pytest.approx(mean + math.sqrt(small) * 1.5)
-    for v, variance in ((-1.0, small), (1.0, 0.25), (0.0, math.sqrt(small * 0.25))):
-        sampled = level.ancestral(x_t, x0, torch.tensor([v]), noise)
-        assert float(sampled) == pytest.approx(mean + math.sqrt(variance) * 1.5)
-
-
-def test_ancestral_steps_sample_the_prior() -> None:
-    prior, generator = Wiener(0.3, 0.2), torch.Generator().manual_seed(0)
-    x = torch.randn(20000, generator=generator)
-    for level in levels(linear_alpha_bar(), 1000):
-        x0, v = prior(x, level.t, level.alpha_bar)
-        x = level.ancestral(x, x0, v, torch.randn(x.shape, generator=generator))
-    assert float(x.mean()) == pytest.approx(0.3, abs=0.01)
-    assert float(x.std()) == pytest.approx(0.2, abs=0.01)
 
 
 def test_one_step_by_hand(y: Tensor) -> None:

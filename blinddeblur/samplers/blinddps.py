@@ -7,7 +7,7 @@ the residual is taken on [-1, 1], because the step size of the paper belongs to 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,20 +16,14 @@ from torch.nn import functional as F
 from blinddeblur.errors import EstimationError
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
+from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Diffusion, levels
 from blinddeblur.samplers.schedule import Step
 from blinddeblur.tiles import Tile, blend
 
-STEP_SIZE = 0.3
 # The paper says 1.0, of a term that has no gradient in its published form. With one, 1.0 crushes the kernel before the
 # measurement can shape it (agreement with the true kernel .21 instead of .72, benchmarks/RESULTS.md).
 SPARSITY_WEIGHT = 0.01
 L0_WIDTH = 0.1  # of the smooth l0, of the kernel's maximum: smaller entries count in part
-
-
-class Diffusion(Protocol):
-    """A prior on the scale of the paper: (x_t, t, alpha_bar_t) -> x_0 by Tweedie's formula, and v or None."""
-
-    def __call__(self, x_t: Tensor, t: int, alpha_bar: float, /) -> tuple[Tensor, Tensor | None]: ...
 
 
 @dataclass(frozen=True)
@@ -45,49 +39,12 @@ class Settings:
         clip: bring x_0 into [-1, 1], as DDPM samplers do, where Algorithm 1 is silent.
     """
 
-    steps: int = 1000
+    steps: int = STEPS
     step_size: float = STEP_SIZE
     schedule: Literal["constant", "sqrt-alpha-bar"] = "constant"
     sparsity: Literal["l1", "l0", "none"] = "l1"
     sparsity_weight: float = SPARSITY_WEIGHT
     clip: bool = True
-
-
-@dataclass(frozen=True)
-class Level:
-    """One step of the respaced schedule: where it is, and the coefficients of q(x_{t-1} | x_t, x_0)."""
-
-    t: int
-    alpha_bar: float
-    previous: float  # alpha_bar of the step after this one
-    beta: float
-
-    @property
-    def posterior_variance(self) -> float:
-        """beta tilde of Ho et al. 2020, equation 7."""
-        return self.beta * (1 - self.previous) / (1 - self.alpha_bar)
-
-    def ancestral(self, x_t: Tensor, x0: Tensor, v: Tensor | None, noise: Tensor) -> Tensor:
-        """A sample of p(x_{t-1} | x_t) (Ho et al. 2020, equations 6 and 7), before any measurement."""
-        from_x0 = self.previous**0.5 * self.beta / (1 - self.alpha_bar)
-        from_x_t = (1 - self.beta) ** 0.5 * (1 - self.previous) / (1 - self.alpha_bar)
-        mean = from_x0 * x0 + from_x_t * x_t
-        if self.previous == 1:  # the last step adds no noise
-            return mean
-        if v is None:
-            return mean + self.posterior_variance**0.5 * noise
-        share = (v + 1) / 2  # Nichol and Dhariwal 2021, equation 15
-        upper, lower = torch.tensor([self.beta, self.posterior_variance]).log().tolist()
-        return mean + torch.exp(0.5 * (share * upper + (1 - share) * lower)) * noise
-
-
-def levels(alpha_bar: Tensor, steps: int) -> list[Level]:
-    """The schedule (T,) thinned to `steps` evenly spaced timesteps, noisiest first."""
-    chosen = torch.linspace(0, len(alpha_bar) - 1, steps).round().long().tolist() if steps > 1 else [len(alpha_bar) - 1]
-    values = [1.0] + [float(alpha_bar[t]) for t in chosen]
-    return [
-        Level(t, now, before, 1 - now / before) for t, before, now in zip(chosen, values, values[1:], strict=False)
-    ][::-1]
 
 
 def objective(y: Tensor, x0: Tensor, kernel: Tensor) -> Tensor:

@@ -1,0 +1,112 @@
+"""Imaging through turbulence: Algorithm 2 of BlindDPS (Chung et al., CVPR 2023, arXiv 2211.10656), for one frame.
+
+Image, kernel and tilt are diffused in parallel, coupled by ||y - k * T_phi(x)||_2: first the air displaces, then it
+blurs. As in `blinddps`, the residual is taken on [-1, 1]; there is no sparsity term.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from blinddeblur.physics import kernels
+from blinddeblur.physics.convolution import blur
+from blinddeblur.physics.tilt import warp
+from blinddeblur.samplers import parallel
+from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Diffusion, Estimates, Unknown, clipped
+from blinddeblur.samplers.schedule import Step
+from blinddeblur.tiles import Tile
+
+
+class Restored(NamedTuple):
+    """What was seen, and what stood between.
+
+    Attributes:
+        image: (1, C, H, W) in [0, 1], not clipped.
+        kernel: (K, K), centred.
+        tilt: (1, 2, H, W), row and column displacement in pixels.
+    """
+
+    image: Tensor
+    kernel: Tensor
+    tilt: Tensor
+
+
+def sample(
+    image_prior: Diffusion,
+    kernel_prior: Diffusion,
+    tilt_prior: Diffusion,
+    alpha_bar: Tensor,
+    y: Tensor,
+    kernel_size: int,
+    unit: float,
+    steps: int = STEPS,
+    step_size: float = STEP_SIZE,
+    image_side: int | None = None,
+    tilt_side: int | None = None,
+    generator: torch.Generator | None = None,
+    callback: Callable[[Step], None] = lambda step: None,
+) -> Restored:
+    """Draw image, kernel and tilt from their joint posterior.
+
+    Args:
+        image_prior, kernel_prior, tilt_prior: the three diffusions, the second on (1, 1, 64, 64), the third of fields
+            with two channels.
+        alpha_bar: (T,), the schedule they were trained on.
+        y: (1, C, H, W) in [0, 1], the measurement.
+        kernel_size: K, odd, at most 63: the support of the kernel within its 64x64 array.
+        unit: the displacement, in pixels, that is 1 on the scale of the tilt prior.
+        steps: of the reverse diffusion.
+        step_size: alpha of the algorithm, of all three.
+        image_side, tilt_side: of the only images and fields that a network of fixed size takes: at least
+            `sides(height, width, kernel_size, unit)`, for the tilt at least the frame and K - 1.
+        generator: of all randomness, on the CPU.
+        callback: told of every step.
+
+    Raises:
+        EstimationError: something became not a number on the way.
+    """
+    height, width = y.shape[-2:]
+    radius = kernel_size // 2
+    seen = (height + 2 * radius, width + 2 * radius)  # light from beyond the frame falls into it by the blur,
+    needed = sides(height, width, kernel_size, unit)  # and by the tilt
+    margin = (needed[0] - height) // 2
+    image_shape = (image_side, image_side) if image_side else needed
+    tilt_shape = (tilt_side, tilt_side) if tilt_side else seen
+
+    def kernel_of(k0: Tensor) -> Tensor:
+        return kernels.from_prior((k0 + 1) / 2, kernel_size)[0, 0]  # P_C of Algorithm 1: onto k >= 0, sum k = 1
+
+    def objective(estimates: Estimates) -> Tensor:
+        x0 = estimates["image"][..., : needed[0], : needed[1]]
+        tilt = unit * estimates["tilt"][..., : seen[0], : seen[1]]
+        return torch.linalg.vector_norm(2 * y - 1 - blur(warp(x0, tilt), kernel_of(estimates["kernel"])))
+
+    def framed(x0: Tensor, beyond: int, moved: tuple[int, int] = (0, 0)) -> Tensor:
+        return Tile(beyond + moved[0], beyond + moved[1], height, width).of(x0)
+
+    def report(index: int, estimates: Estimates) -> None:
+        image = (framed(estimates["image"], margin) + 1) / 2
+        callback(Step(index, steps, image, kernel_of(estimates["kernel"])))
+
+    unknowns = {
+        "image": Unknown((1, y.shape[1], *image_shape), clipped(image_prior), step_size),
+        "kernel": Unknown((1, 1, kernels.PRIOR_SIZE, kernels.PRIOR_SIZE), clipped(kernel_prior), step_size),
+        "tilt": Unknown((1, 2, *tilt_shape), clipped(tilt_prior), step_size),
+    }
+    found = parallel.sample(unknowns, objective, alpha_bar, steps, generator, y.device, report)
+    # A kernel that lies off its middle is one at the middle, with image and tilt shifted the other way.
+    kernel, moved = kernels.centre(kernel_of(found["kernel"]))
+    image, tilt = framed(found["image"], margin, moved), framed(found["tilt"], radius, moved)
+    return Restored((image + 1) / 2, kernel, unit * tilt)
+
+
+def sides(height: int, width: int, kernel_size: int, unit: float) -> tuple[int, int]:
+    """Of the image that falls into a frame: with the kernel's reach and half a unit of tilt, two deviations, around.
+
+    What a larger tilt fetches from further out continues the edge.
+    """
+    beyond = kernel_size - 1 + 2 * math.ceil(unit / 2)
+    return height + beyond, width + beyond
