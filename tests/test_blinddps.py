@@ -12,6 +12,7 @@ from blinddeblur.errors import EstimationError
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
+from blinddeblur.samplers import parallel
 from blinddeblur.samplers.blinddps import Settings, objective, sample, sparsity
 from blinddeblur.samplers.schedule import Step
 from blinddeblur.tiles import Tile, grid
@@ -83,6 +84,26 @@ def test_one_step_by_hand(y: Tensor) -> None:
     assert moved == (0, 0)
     torch.testing.assert_close(kernel, expected)
     torch.testing.assert_close(image, (x.detach()[..., 2:14, 2:16] + 1) / 2)
+
+
+def test_it_is_parallel_diffusion_of_image_and_kernel(y: Tensor) -> None:
+    priors = Wiener(0.1, 0.5, v=0.4), Wiener(kernel_mean(), 0.3)
+    settings = Settings(steps=20, sparsity_weight=0.5)
+    image, kernel = sample(*priors, linear_alpha_bar(), y, 5, settings, generator=torch.Generator().manual_seed(1))
+
+    def both(estimates: dict[str, Tensor]) -> Tensor:
+        u0 = (estimates["kernel"] + 1) / 2
+        return objective(2 * y - 1, estimates["image"], kernels.from_prior(u0, 5)[0, 0]) + 0.5 * sparsity(u0, "l1")
+
+    unknowns = {
+        "image": parallel.Unknown((1, 1, 16, 18), parallel.clipped(priors[0])),
+        "kernel": parallel.Unknown((1, 1, 64, 64), parallel.clipped(priors[1])),
+    }
+    found = parallel.sample(unknowns, both, linear_alpha_bar(), 20, torch.Generator().manual_seed(1))
+    expected, moved = kernels.centre(kernels.from_prior((found["kernel"] + 1) / 2, 5)[0, 0])
+    assert moved == (0, 0)
+    torch.testing.assert_close(kernel, expected)
+    torch.testing.assert_close(image, (found["image"][..., 2:14, 2:16] + 1) / 2)
 
 
 @pytest.mark.parametrize("kind", ["l1", "l0"])

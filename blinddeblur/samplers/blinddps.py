@@ -1,6 +1,9 @@
 """BlindDPS: Chung, Kim, Kim and Ye, "Parallel Diffusion Models of Operator and Image for Blind Inverse Problems",
 CVPR 2023, arXiv 2211.10656, Algorithm 1. Not the default: it needs priors that know the scene, and 1000 steps.
 
+It is `parallel.sample` of image and kernel, and draws the same where one tile is the whole photo. What this adds are
+tiles that share the kernel, in the memory of one: each tile moves before the next is looked at, the kernel after all.
+
 The state is the paper's: x_t and k_t of the variance-preserving diffusion of 2 x - 1 and of 2 k / max(k) - 1, and
 the residual is taken on [-1, 1], because the step size of the paper belongs to that scale.
 """
@@ -16,7 +19,7 @@ from torch.nn import functional as F
 from blinddeblur.errors import EstimationError
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
-from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Diffusion, levels
+from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Diffusion, clipped, levels
 from blinddeblur.samplers.schedule import Step
 from blinddeblur.tiles import Tile, blend
 
@@ -93,6 +96,8 @@ def sample(
     """
     height, width = y.shape[-2:]
     tiles = tiles or [Tile(0, 0, height, width)]
+    if settings.clip:
+        image_prior, kernel_prior = clipped(image_prior), clipped(kernel_prior)
     edge = kernel_size - 1
     shape = tile_shape or (tiles[0].height + edge, tiles[0].width + edge)
     beyond = (shape[0] - tiles[0].height, shape[1] - tiles[0].width)
@@ -112,7 +117,6 @@ def sample(
 
         k_t = k_t.detach().requires_grad_()
         k_mean, k_v = kernel_prior(k_t, level.t, level.alpha_bar)
-        k_mean = k_mean.clamp(-1, 1) if settings.clip else k_mean
         u0 = (k_mean + 1) / 2
         k0 = kernels.from_prior(u0, kernel_size)  # P_C of Algorithm 1: onto k >= 0, sum k = 1
         kernel = k0.detach()[0, 0].requires_grad_()
@@ -122,7 +126,6 @@ def sample(
         for i, (y_i, noise_i) in enumerate(zip(measurements, noise(), strict=True)):
             x_t = states[i].detach().requires_grad_()
             x0, v = image_prior(x_t, level.t, level.alpha_bar)
-            x0 = x0.clamp(-1, 1) if settings.clip else x0
             to_image, to_kernel = torch.autograd.grad(objective(y_i, x0, kernel), (x_t, kernel))
             kernel_gradient += to_kernel / len(tiles)
             estimates.append(x0.detach())
