@@ -143,5 +143,6 @@ def test_a_field_of_cells_becomes_one_of_pixels(cell: int) -> None:
     pixel = torch.arange(6 * cell, dtype=torch.float64)
     expected = torch.stack([pixel[:, None] - 3 * pixel, pixel[:, None] + pixel])[None]
     inner = (..., slice(cell, -cell), slice(cell, -cell))  # up to the outer middles; beyond, the outer cells go on
-    torch.testing.assert_close(enlarged(field, 6 * cell, 6 * cell)[inner], expected[inner])
-    assert torch.equal(enlarged(field, 6, 6), field)
+    torch.testing.assert_close(enlarged(field, 6 * cell, 6 * cell, cell)[inner], expected[inner])
+    part = enlarged(field, 6 * cell - 1, 5 * cell, cell)  # a frame that is no whole number of cells
+    assert torch.equal(part, enlarged(field, 6 * cell, 6 * cell, cell)[..., :-1, : 5 * cell])

@@ -48,6 +48,11 @@ def inverse(tilt: Tensor, iterations: int = 8) -> Tensor:
     return result
 
 
-def enlarged(tilt: Tensor, height: int, width: int) -> Tensor:
-    """A field given at the centres of square cells, (B, 2, h, w), for all pixels: (B, 2, height, width)."""
-    return F.interpolate(tilt, size=(height, width), mode="bilinear", align_corners=False)
+def enlarged(tilt: Tensor, height: int, width: int, cell: int) -> Tensor:
+    """A field at the centres of square cells, for all pixels: (B, 2, h, w) -> (B, 2, height, width).
+
+    Args:
+        height, width: of the frame; the last cells may reach beyond it.
+        cell: side of a cell in pixels.
+    """
+    return F.interpolate(tilt, scale_factor=cell, mode="bilinear", align_corners=False)[..., :height, :width]
