@@ -27,3 +27,11 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="blinddeblur-test-") as name:
         os.chmod(name, 0o755)
         yield Path(name)
+
+
+@pytest.fixture
+def in_float64() -> Iterator[None]:
+    """New tensors are of double precision."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from gaussian import Gaussian
 from scenes import blurred, streak
 from torch import Tensor
 
@@ -17,17 +18,7 @@ from blinddeblur.samplers.blinddps import Settings, objective, sample, sparsity
 from blinddeblur.samplers.schedule import Step
 from blinddeblur.tiles import Tile, grid
 
-
-class Wiener:
-    """The exact prior of independent Gaussian pixels N(mean, deviation^2), on the paper's scale."""
-
-    def __init__(self, mean: float | Tensor, deviation: float, v: float | None = None) -> None:
-        self.mean, self.deviation, self.v = mean, deviation, v
-
-    def __call__(self, x_t: Tensor, t: int, alpha_bar: float) -> tuple[Tensor, Tensor | None]:
-        signal, noise = alpha_bar * self.deviation**2, 1 - alpha_bar
-        x0 = self.mean + self.deviation**2 * alpha_bar**0.5 / (signal + noise) * (x_t - alpha_bar**0.5 * self.mean)
-        return x0, None if self.v is None else torch.full_like(x0, self.v)
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 def kernel_mean() -> Tensor:
@@ -41,17 +32,10 @@ def y() -> Tensor:
     return torch.rand(1, 1, 12, 14, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
-@pytest.fixture(autouse=True)
-def in_float64() -> object:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def test_one_step_by_hand(y: Tensor) -> None:
     """Algorithm 1 spelled out for a single step of a schedule of two, and everything after it for the last one."""
     alpha_bar, size = torch.tensor([0.9, 0.3]), 5
-    image_prior, kernel_prior = Wiener(0.1, 0.5, v=0.4), Wiener(kernel_mean(), 0.3)
+    image_prior, kernel_prior = Gaussian(0.1, 0.5, v=0.4), Gaussian(kernel_mean(), 0.3)
     settings = Settings(steps=2, step_size=0.3, sparsity="l1", sparsity_weight=0.5, clip=False)
     image, kernel = sample(
         image_prior, kernel_prior, alpha_bar, y, size, settings, generator=torch.Generator().manual_seed(1)
@@ -87,7 +71,7 @@ def test_one_step_by_hand(y: Tensor) -> None:
 
 
 def test_it_is_parallel_diffusion_of_image_and_kernel(y: Tensor) -> None:
-    priors = Wiener(0.1, 0.5, v=0.4), Wiener(kernel_mean(), 0.3)
+    priors = Gaussian(0.1, 0.5, v=0.4), Gaussian(kernel_mean(), 0.3)
     settings = Settings(steps=20, sparsity_weight=0.5)
     image, kernel = sample(*priors, linear_alpha_bar(), y, 5, settings, generator=torch.Generator().manual_seed(1))
 
@@ -109,7 +93,7 @@ def test_it_is_parallel_diffusion_of_image_and_kernel(y: Tensor) -> None:
 @pytest.mark.parametrize("kind", ["l1", "l0"])
 def test_gradient_against_finite_differences(y: Tensor, kind: str) -> None:
     """Through Tweedie's formula, the simplex, the convolution and the norm, for both unknowns and both sparsities."""
-    image_prior, kernel_prior = Wiener(0.1, 0.5), Wiener(kernel_mean(), 0.3)
+    image_prior, kernel_prior = Gaussian(0.1, 0.5), Gaussian(kernel_mean(), 0.3)
 
     def loss(x_t: Tensor, k_t: Tensor) -> Tensor:
         x0, _ = image_prior(x_t, 0, 0.5)
@@ -142,7 +126,7 @@ def test_sparsity_has_a_gradient_and_prefers_few(kind: str) -> None:
 def test_the_schedule_option_changes_the_step_size(y: Tensor) -> None:
     def run(schedule: str, size: float) -> Tensor:
         settings = Settings(steps=3, step_size=size, schedule=schedule)  # type: ignore[arg-type]
-        priors = Wiener(0.1, 0.5), Wiener(kernel_mean(), 0.3)
+        priors = Gaussian(0.1, 0.5), Gaussian(kernel_mean(), 0.3)
         return sample(
             *priors, torch.tensor([0.25, 0.25, 0.25]), y, 5, settings, generator=torch.Generator().manual_seed(0)
         )[0]
@@ -164,8 +148,8 @@ def test_tiles_share_one_kernel_and_make_one_image() -> None:
     y, _ = blurred_scene(40, 72)
     seen: list[Step] = []
     image, kernel = sample(
-        Wiener(0.0, 0.5),
-        Wiener(kernel_mean(), 0.05),
+        Gaussian(0.0, 0.5),
+        Gaussian(kernel_mean(), 0.05),
         linear_alpha_bar(),
         y,
         5,
@@ -189,7 +173,7 @@ def test_a_network_of_fixed_size_sees_only_that_size(y: Tensor) -> None:
         return 0 * x_t, None
 
     settings = Settings(steps=2)
-    kernel_prior = Wiener(kernel_mean(), 0.1)
+    kernel_prior = Gaussian(kernel_mean(), 0.1)
     image, _ = sample(
         prior, kernel_prior, linear_alpha_bar(), y, 5, settings, [Tile(0, 0, 12, 14)], (32, 32), torch.Generator()
     )
@@ -202,7 +186,7 @@ def test_divergence_is_an_error_not_a_picture(y: Tensor) -> None:
         return x_t * float("nan"), None
 
     with pytest.raises(EstimationError, match="diverged at step 1"):
-        sample(broken, Wiener(kernel_mean(), 0.1), linear_alpha_bar(), y, 5, Settings(steps=3))
+        sample(broken, Gaussian(kernel_mean(), 0.1), linear_alpha_bar(), y, 5, Settings(steps=3))
 
 
 def shipped(y: Tensor, steps: int, seed: int = 7) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,10 @@
 """Parallel diffusions of any unknowns, and turbulence as one case, with priors whose answers are known."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
+from gaussian import Gaussian
 from scenes import sharp
 from torch import Tensor
 
@@ -20,17 +20,7 @@ from blinddeblur.samplers.parallel import Diffusion, Estimates, Level, Unknown, 
 from blinddeblur.samplers.schedule import Step
 from blinddeblur.tiles import Tile
 
-
-class Gaussian:
-    """The exact prior of independent Gaussian numbers N(mean, deviation^2), on the paper's scale."""
-
-    def __init__(self, mean: float | Tensor, deviation: float | Tensor, v: float | None = None) -> None:
-        self.mean, self.deviation, self.v = mean, deviation, v
-
-    def __call__(self, x_t: Tensor, t: int, alpha_bar: float) -> tuple[Tensor, Tensor | None]:
-        signal, noise = alpha_bar * self.deviation**2, 1 - alpha_bar
-        x0 = self.mean + self.deviation**2 * alpha_bar**0.5 / (signal + noise) * (x_t - alpha_bar**0.5 * self.mean)
-        return x0, None if self.v is None else torch.full_like(x0, self.v)
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -39,13 +29,6 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def error(a: Tensor, b: Tensor) -> float:
     return float((a - b).square().mean().sqrt())
-
-
-@pytest.fixture(autouse=True)
-def in_float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def test_schedule_ends_without_noise_and_follows_the_table() -> None:

@@ -125,12 +125,12 @@ class KolmogorovTilt:
     def sample(self, number: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Draws (number, 2, height, width) in pixels: windows of a torus on which they cannot see round."""
         shape = self._torus(height, width)
-        row, column, power = self.spectrum(shape, generator.device)
+        transfer = self.transfer(shape, generator.device)
         fields = []
         for _ in range(number):
             white = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
-            potential = 1j * power.sqrt() * torch.fft.rfft2(white)
-            gradient = [torch.fft.irfft2(f * potential, s=shape)[:height, :width] for f in (row, column)]
+            spectrum = torch.fft.rfft2(white)
+            gradient = [torch.fft.irfft2(t * spectrum, s=shape)[:height, :width] for t in transfer]
             fields.append(torch.stack(gradient).float())
         return torch.stack(fields)
 
@@ -156,6 +156,12 @@ class KolmogorovTilt:
         aperture = 2 * torch.special.bessel_j1(argument) / argument
         strength = self.pixels_per_lambda_over_d**2 * self.d_over_r0 ** (5 / 3) * self.correlation_length ** (1 / 3)
         return row, column, KOLMOGOROV * strength * (squared + self.reach**-2) ** (-11 / 6) * aperture**2
+
+    def transfer(self, shape: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+        """What makes a field of white noise on a P x Q torus with odd sides, by multiplying its spectrum: complex,
+        (2, P, Q // 2 + 1)."""
+        row, column, power = self.spectrum(shape, device)
+        return torch.stack([1j * f * power.sqrt() for f in (row, column)])
 
     def _torus(self, height: int, width: int) -> tuple[int, int]:
         """Sides of a torus on which no correlation reaches round to a window."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from blinddeblur.physics.convolution import conjugate_gradient
 from blinddeblur.physics.tilt import enlarged, warp
 from blinddeblur.priors.tilt import KolmogorovTilt
-from blinddeblur.priors.window import odd_length
+from blinddeblur.priors.window import torus_of
 
 CELL = 4  # pixels
 ITERATIONS = 24  # of conjugate gradients; 12 leave an error of 0.26 px where 24 leave 0.23 and 60 leave 0.22
@@ -33,12 +33,11 @@ def tilt_step(z: Tensor, frames: Tensor, tilt: Tensor, prior: KolmogorovTilt, si
     """
     height, width = frames.shape[-2:]
     field = enlarged(tilt, height, width, CELL)
-    with_slopes = torch.cat([z, *_slopes(z)])
-    seen = [warp(image[None], field) for image in with_slopes]
-    rest = frames - seen[0]
-    trust = 1 / (1 + (rest.square().mean(dim=1, keepdim=True) / (OUTLIER * sigma) ** 2))
-    row, column = (s * trust.sqrt() for s in seen[1:])
-    rest = rest * trust.sqrt() + row * field[:, :1] + column * field[:, 1:]
+    seen, row, column = warp(torch.cat([z, *_slopes(z)], dim=1), field).chunk(3, dim=1)
+    rest = frames - seen
+    trust = (1 + (rest.square().mean(dim=1, keepdim=True) / (OUTLIER * sigma) ** 2)).rsqrt()  # its square is the weight
+    row, column = row * trust, column * trust
+    rest = rest * trust + row * field[:, :1] + column * field[:, 1:]
     products = [
         (a * b).sum(dim=1) for a, b in ((row, row), (row, column), (column, column), (row, rest), (column, rest))
     ]
@@ -67,13 +66,12 @@ class _Basis:
 
     def __init__(self, prior: KolmogorovTilt, height: int, width: int, device: torch.device) -> None:
         self.window = (height, width)
-        # Twice the window: across it, what the torus joins wrongly is hardly correlated.
-        self.shape = odd_length(2 * height), odd_length(2 * width)
+        # Across a torus twice as large, what it joins wrongly is hardly correlated.
+        self.shape = torus_of(height, width)
         coarse = KolmogorovTilt(
             prior.d_over_r0, prior.correlation_length / CELL, prior.reach / CELL, prior.pixels_per_lambda_over_d
         )
-        row, column, power = coarse.spectrum(self.shape)
-        self.transfer = torch.stack([1j * f * power.sqrt() for f in (row, column)]).to(device, torch.complex64)
+        self.transfer = coarse.transfer(self.shape).to(device, torch.complex64)
 
     def field(self, white: Tensor) -> Tensor:
         """(B, P, Q) -> (B, 2, h, w)."""

@@ -134,8 +134,8 @@ def seen_through(
             (*y.shape[2:], *sharp.shape[2:]), dtype=np.float32
         )
         if depth is not None:
-            top = np.float32(2**depth - 1)
-            noisy = np.rint(noisy.clip(0, 1) * top) / top
+            white = np.float32(2**depth - 1)
+            noisy = np.rint(noisy.clip(0, 1) * white) / white
         frames.append(noisy)
     top, left = (room + size // 2).astype(int)
     inner = (..., slice(size // 2, rows - size // 2), slice(size // 2, columns - size // 2))
