@@ -6,6 +6,7 @@ from typing import Any
 from blinddeblur.errors import KernelError, UsageError
 
 METHODS = {"fast": 12, "blinddps": 1000}  # and how many steps each takes by default
+SEQUENCE_METHODS = {"fast": 12, "blinddps": 1000}
 LARGEST_KERNEL = 127  # pixels
 MOST_SAMPLES = 64
 SMALLEST_CROP = 64  # pixels; less holds too few edges
@@ -52,10 +53,8 @@ class Settings:
     overlap: int | None = None
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(f"There is no method {self.method}. Choose one of {', '.join(METHODS)}.")
-        if self.steps is not None and not 2 <= self.steps <= 1000:
-            raise UsageError(f"The number of steps must lie between 2 and 1000, not {self.steps}.")
+        _check_method(self.method, METHODS)
+        _check_numbers(self.steps, self.sigma, self.seed)
         if self.kernel_size is not None and (self.kernel_size % 2 == 0 or not 3 <= self.kernel_size <= LARGEST_KERNEL):
             raise KernelError(
                 f"The kernel size must be an odd number from 3 to {LARGEST_KERNEL}, so that the kernel has a middle "
@@ -63,12 +62,6 @@ class Settings:
             )
         if self.method == "blinddps" and (self.kernel_size or 0) > LARGEST_BLINDDPS_KERNEL:
             raise UsageError(f"The kernel prior of blinddps knows kernels up to {LARGEST_BLINDDPS_KERNEL} pixels.")
-        if self.sigma is not None and not 0 <= self.sigma <= 0.5:
-            raise UsageError(
-                f"The noise level is a standard deviation on a scale where white is 1, from 0 to 0.5; not {self.sigma}."
-            )
-        if not 0 <= self.seed < 2**63:
-            raise UsageError("The seed must be a whole number, zero or larger.")
         if self.kernel is not None and self.method == "blinddps":
             raise UsageError("blinddps estimates the kernel. Leave out --kernel, or choose the method fast with it.")
         if self.linear and self.method == "blinddps":
@@ -99,3 +92,64 @@ class Settings:
     def effective_steps(self) -> int:
         """Steps of the sampler: as asked, or the method's own number."""
         return self.steps or METHODS[self.method]
+
+
+@dataclass(frozen=True)
+class SequenceSettings:
+    """Options of a restoration of frames seen through turbulence.
+
+    Attributes:
+        method: "fast" (the default method, any number of frames) or "blinddps" (the paper's, one frame).
+        prior: name of an image prior in weights.toml, or the folder of one that was trained.
+        tilt_prior: of blinddps, likewise; None for the tilt of Kolmogorov turbulence in closed form.
+        steps: of the method's sampler; None for its own default.
+        kernel: (K, K) array, the blur that all frames share, instead of an estimate.
+        sigma: standard deviation of the noise of a frame on [0, 1]; None to estimate it.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        seed: of everything random.
+
+    Raises:
+        UsageError: a value out of its range, or two that exclude each other.
+    """
+
+    method: str = "fast"
+    prior: str = "photo"
+    tilt_prior: str | None = None
+    steps: int | None = None
+    kernel: Any = None
+    sigma: float | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_method(self.method, SEQUENCE_METHODS)
+        _check_numbers(self.steps, self.sigma, self.seed)
+        if self.method == "blinddps" and self.kernel is not None:
+            raise UsageError("blinddps estimates the kernel. Leave out --kernel, or choose the method fast with it.")
+        if self.method == "blinddps" and self.sigma is not None:
+            raise UsageError("blinddps knows no noise level. Leave out --sigma, or choose the method fast with it.")
+        if self.method != "blinddps" and self.tilt_prior is not None:
+            raise UsageError(
+                "The method fast takes the tilt of Kolmogorov turbulence. Leave out --tilt-prior, or choose blinddps."
+            )
+
+    @property
+    def effective_steps(self) -> int:
+        """Steps of the sampler: as asked, or the method's own number."""
+        return self.steps or SEQUENCE_METHODS[self.method]
+
+
+def _check_method(method: str, methods: dict[str, int]) -> None:
+    if method not in methods:
+        raise UsageError(f"There is no method {method}. Choose one of {', '.join(methods)}.")
+
+
+def _check_numbers(steps: int | None, sigma: float | None, seed: int) -> None:
+    if steps is not None and not 2 <= steps <= 1000:
+        raise UsageError(f"The number of steps must lie between 2 and 1000, not {steps}.")
+    if sigma is not None and not 0 <= sigma <= 0.5:
+        raise UsageError(
+            f"The noise level is a standard deviation on a scale where white is 1, from 0 to 0.5; not {sigma}."
+        )
+    if not 0 <= seed < 2**63:
+        raise UsageError("The seed must be a whole number, zero or larger.")

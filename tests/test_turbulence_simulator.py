@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from blinddeblur.errors import KernelError, UsageError
+from blinddeblur.physics.atmosphere import short_exposure_kernel
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.tilt import warp
 from blinddeblur.priors.tilt import KolmogorovTilt
@@ -12,7 +13,6 @@ from blinddeblur.training.turbulence import (
     kolmogorov_tilts,
     patchwise_tilt,
     seen_through,
-    short_exposure_kernel,
     simulate_turbulence,
 )
 
