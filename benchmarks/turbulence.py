@@ -35,8 +35,10 @@ from blinddeblur.files import check_free, write_bytes
 from blinddeblur.physics import kernels
 from blinddeblur.physics.tilt import enlarged, inverse, warp
 from blinddeblur.pixels import Pixels
+from blinddeblur.settings import SEQUENCE_METHODS, SequenceSettings
 from blinddeblur.tiles import Tile
 from blinddeblur.training.turbulence import Sequence, simulate_turbulence
+from blinddeblur.turbulence import TurbulenceEngine
 
 FRAMES = [1, 8, 32]
 STRENGTHS = [2.0, 4.0]
@@ -101,7 +103,13 @@ def registered_mean(frames: list[Picture]) -> Answer:
 
 
 def registered_median(frames: list[Picture]) -> Answer:
-    moved, tilts = registered(frames, mean(frames).image)
+    moved, tilts = registered(frames, median(frames).image)
+    return Answer(median(moved).image, tilts)
+
+
+def registered_twice(frames: list[Picture]) -> Answer:
+    """Onto their median, and onto what comes of that."""
+    moved, tilts = registered(frames, registered_median(frames).image)
     return Answer(median(moved).image, tilts)
 
 
@@ -119,11 +127,9 @@ def registered(frames: list[Picture], reference: Picture) -> tuple[list[Picture]
 
 
 def ours(method: str, frames: list[Picture], seed: int) -> Answer:
-    from blinddeblur.settings import SequenceSettings
-    from blinddeblur.turbulence import TurbulenceEngine
-
     found = TurbulenceEngine(SequenceSettings(method=method, seed=seed)).restore(frames)
-    tilts = enlarged(torch.from_numpy(found.tilts), *frames[0].shape[:2], found.spacing)
+    height, width = frames[0].shape[:2]
+    tilts = enlarged(torch.from_numpy(found.tilts), height, width, found.spacing)
     return Answer(found.image, tilts.numpy(), found.kernel)
 
 
@@ -133,9 +139,10 @@ BASELINES: dict[str, Callable[[list[Picture]], Answer]] = {
     "median": median,
     "registered-mean": registered_mean,
     "registered-median": registered_median,
+    "registered-twice": registered_twice,
 }
-OURS = ("fast", "blinddps")
-ONE_FRAME, MANY_FRAMES = ("input", *OURS), (*BASELINES, "fast")
+ONE_FRAME, MANY_FRAMES = ("input", *SEQUENCE_METHODS), (*BASELINES, "fast")  # of one, all baselines are the input
+METHODS = [*BASELINES, *SEQUENCE_METHODS]
 BEST = "best of these"  # of the baselines, chosen for each sequence by looking at the truth
 DEFAULT = [*BASELINES, "fast"]
 
@@ -145,7 +152,7 @@ def main(
     number: int = 20,
     frames: Annotated[list[int], typer.Option(help="Taken of each sequence.")] = FRAMES,
     strengths: Annotated[list[float], typer.Option(help="D / r0.")] = STRENGTHS,
-    methods: Annotated[list[str], typer.Option(help=f"Of {', '.join([*BASELINES, *OURS])}.")] = DEFAULT,
+    methods: Annotated[list[str], typer.Option(help=f"Of {', '.join(METHODS)}.")] = DEFAULT,
     side: int = 256,
     seed: int = 0,
     keep: Annotated[Path | None, typer.Option(help="Folder for pictures: frame, best baseline, ours, truth.")] = None,
@@ -155,8 +162,8 @@ def main(
 
     Options that take several values are given several times. The figures of each sequence go to standard error.
     """
-    if unknown := set(methods) - {*BASELINES, *OURS}:
-        raise UsageError(f"There is no method {min(unknown)}. Choose of {', '.join([*BASELINES, *OURS])}.")
+    if unknown := set(methods) - set(METHODS):
+        raise UsageError(f"There is no method {min(unknown)}. Choose of {', '.join(METHODS)}.")
     if output is not None:
         check_free(output, overwrite=False)
     files = sorted(
@@ -171,7 +178,8 @@ def main(
                 case = Case.of(path.stem, strength, scene, sequence, count)
                 found, pictures = compared(case, methods, seed)
                 for row in found:
-                    print(*dataclasses.astuple(row), sep="\t", file=sys.stderr, flush=True)
+                    line = f"{row.photo} {strength:g} {count} {row.method}: {row.own_psnr:.2f} dB, {row.seconds:.1f} s"
+                    print(line, file=sys.stderr, flush=True)
                 rows += found
                 if keep is not None:
                     strip = photo.Photo(np.concatenate(pictures, axis=1))
@@ -252,7 +260,7 @@ class Case:
 
 
 def compared(case: Case, methods: Iterable[str], seed: int) -> tuple[list[Row], list[Picture]]:
-    """The figures of all methods, and pictures (H, W, C): first frame, best baseline, ours, truth under the mean tilt."""
+    """The figures of all methods, and pictures (H, W, C): first frame, best baseline, ours, truth under mean tilt."""
     rows: dict[str, Row] = {}
     images: dict[str, Picture] = {}
     for method in dict.fromkeys(["input", *methods]):
@@ -264,7 +272,7 @@ def compared(case: Case, methods: Iterable[str], seed: int) -> tuple[list[Row], 
         images[method] = answer.image
     best = max(rows.keys() & BASELINES.keys(), key=lambda method: rows[method].own_psnr)
     rows[BEST] = dataclasses.replace(rows[best], method=BEST)
-    shown = ["input", best, *(method for method in images if method in OURS)]
+    shown = ["input", best, *(method for method in images if method in SEQUENCE_METHODS)]
     truth = np.rint(255 * case.own.clip(0, 1)).astype(np.uint8)
     return list(rows.values()), [*(images[method] for method in shown), truth]
 
