@@ -7,9 +7,11 @@ are taken. The frame is the crop of the photo with most texture; light from beyo
 
 N frames tell the scene up to their mean tilt, and one frame up to its own: nothing tells that tilt from the scene's
 shape. So figures are given against the truth as it is, and, which are those to go by, against the truth seen through
-the true mean tilt of the N frames (`own`). RIM pixels on each side are left out: there the tilt fetches what no frame
-shows. The tilt error is the mean distance between estimated and true displacement, both counted from the mean tilt and
-less their mean over the frames.
+the true mean tilt of the N frames (`own`); this holds for the first frame, the input, as well. RIM pixels on each side
+are left out: there the tilt fetches what no frame shows. The tilt error is the mean distance between estimated and true
+displacement, both counted from the mean tilt and less their mean over the frames.
+
+The blur is drawn from the family that ours looks for it in: what another blur costs is not told here.
 """
 
 import dataclasses
@@ -319,7 +321,7 @@ def print_table(rows: list[Row]) -> None:
         print("|", " | ".join(cells), "|")
 
 
-def _mean(form: str, values: list[float | None]) -> str:
+def _mean(form: str, values: Iterable[float | None]) -> str:
     known = [value for value in values if value is not None]
     return form.format(np.mean(known)) if known else ""
 
