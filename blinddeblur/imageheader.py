@@ -37,6 +37,9 @@ METRES_PER_INCH = 0.0254
 
 _WEBP_ANIMATED = 0x02
 
+_TIFF = (b"II*\0", b"MM\0*")
+_GIF = b"GIF8"
+
 # (photometric interpretation, samples per pixel): grey twice, RGB, RGB and alpha, palette, YCbCr.
 _TIFF_LAYOUTS = {(0, 1), (1, 1), (2, 3), (2, 4), (3, 1), (6, 3)}
 
@@ -71,7 +74,7 @@ def read_header(data: bytes) -> Header:
             return _jpeg(data)
         if data.startswith(_PNG_SIGNATURE):
             return _png(data)
-        if data.startswith((b"II*\0", b"MM\0*")):
+        if is_tiff(data):
             return _tiff(data)
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return _webp(data)
@@ -79,7 +82,27 @@ def read_header(data: bytes) -> Header:
             return _bmp(data)
     except struct.error as error:
         raise PhotoError(CUT_OFF) from error
-    raise PhotoError(SEVERAL if data.startswith(b"GIF8") else _UNKNOWN)
+    raise PhotoError(SEVERAL if data.startswith(_GIF) else _UNKNOWN)
+
+
+def is_animation(data: bytes) -> bool:
+    """Whether an image file, given as its bytes, says that it is a GIF, or a PNG or WebP that moves."""
+    if data.startswith(_PNG_SIGNATURE):
+        return b"acTL" in data[: max(0, data.find(b"IDAT"))]
+    if data.startswith(b"RIFF") and data[8:16] == b"WEBPVP8X":
+        return bool(data[20:21] and data[20] & _WEBP_ANIMATED)
+    return data.startswith(_GIF)
+
+
+def is_tiff(data: bytes) -> bool:
+    """Whether an image file, given as its bytes, begins like a TIFF."""
+    return data.startswith(_TIFF)
+
+
+def is_picture(data: bytes) -> bool:
+    """Whether a file begins like one that read_header knows, or like a GIF; its first 16 bytes suffice."""
+    webp = data.startswith(b"RIFF") and data[8:12] == b"WEBP"
+    return webp or data.startswith((b"\xff\xd8\xff", _PNG_SIGNATURE, *_TIFF, b"BM", _GIF))
 
 
 def _jpeg(data: bytes) -> Header:

@@ -147,7 +147,7 @@ def _photos_of(source: Path, recursive: bool, include: str | None) -> Iterator[t
     """Photos with the folder, below the source, that they lie in."""
     if not os.path.isdir(source):  # Path.is_dir raises an error for names that are too long
         # Beside its kernel; else it is a photo that happens to have such a name.
-        if not (_is_ours(source) and os.path.lexists(photos.kernel_paths(_stem_of(source))[1])):
+        if not (is_ours(source) and os.path.lexists(photos.kernel_paths(_stem_of(source))[1])):
             yield source, Path()
         return
     found = False
@@ -156,7 +156,7 @@ def _photos_of(source: Path, recursive: bool, include: str | None) -> Iterator[t
         below = Path(folder).relative_to(source)
         for name in sorted(names):
             path = Path(folder) / name
-            if path.suffix.lower() not in photos.READABLE or _is_ours(path) or not path.is_file():
+            if path.suffix.lower() not in photos.READABLE or is_ours(path) or not path.is_file():
                 continue
             if include and not fnmatch(str(below / name) if "/" in include else name, include):
                 continue
@@ -193,7 +193,8 @@ def _stem_of(result: Path) -> Path:
     return result.with_name(Path(result.stem).stem)
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Whether a file has the name of one of our results."""
     return MINE.fullmatch(Path(path.stem).suffix) is not None
 
 

@@ -286,20 +286,28 @@ def _write_both(files: dict[Path, bytes], *, overwrite: bool) -> tuple[Path, Pat
     return picture, array
 
 
-def _file_bytes(path: Path, most_pixels: int) -> bytes:
+def check_file(path: Path) -> int:
+    """The size in bytes of a file that can be read. Raises PhotoError, which does not name it, for anything else."""
     try:
         # Asked first: to open a pipe is to wait for its other end.
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             what = "folder" if stat.S_ISDIR(found.st_mode) else "pipe or a device"
             raise PhotoError(f"The file cannot be read, because it is a {what}. Name the file of a photo.")
-        _check_bytes(found.st_size, most_pixels)
-        data = path.read_bytes()
+        path.open("rb").close()
     except OSError as error:
         raise PhotoError(f"The file cannot be read, because {reason(error)}.") from error
     except ValueError as error:
         raise PhotoError(f"The file cannot be read, because {NUL}.") from error
-    return data
+    return found.st_size
+
+
+def _file_bytes(path: Path, most_pixels: int) -> bytes:
+    _check_bytes(check_file(path), most_pixels)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PhotoError(f"The file cannot be read, because {reason(error)}.") from error
 
 
 def _check_bytes(count: int, most_pixels: int) -> None:
@@ -319,7 +327,7 @@ def _decoded(data: bytes, minimum_side: int, most_pixels: int) -> Photo:
 
 def _from_opencv(data: bytes, minimum_side: int, most_pixels: int) -> Photo:
     header = read_header(data)
-    _check_size(header.width, header.height, minimum_side, most_pixels)
+    check_size(header.width, header.height, minimum_side, most_pixels)
     page = header.page
     samples, blocks = _decoded_by_opencv(data if page is None else _plain_tiff(page))
     if samples.shape[:2] != (header.height, header.width):
@@ -336,7 +344,7 @@ def _from_opencv(data: bytes, minimum_side: int, most_pixels: int) -> Photo:
 
 def _from_heif(data: bytes, minimum_side: int, most_pixels: int) -> Photo:
     container = heif.opened(data)
-    _check_size(container.width, container.height, minimum_side, most_pixels)
+    check_size(container.width, container.height, minimum_side, most_pixels)
     orientation, exif = tifftags.upright(container.exif.removeprefix(_EXIF_PREFIX)) if container.exif else (1, None)
     if container.format == "HEIC":
         samples, orientation = container.heic_samples(), 1  # what EXIF says has been done by the decoder
@@ -365,14 +373,15 @@ def _upright(
     stored = np.ascontiguousarray(colours)
     alpha = np.ascontiguousarray(samples[..., 3]) if samples.shape[2] == 4 else None
     if bits != depth:
-        stored = _as_integers(stored, depth, 2**bits - 1)
-        alpha = None if alpha is None else _as_integers(alpha, depth, 2**bits - 1)
+        stored = as_integers(stored, depth, 2**bits - 1)
+        alpha = None if alpha is None else as_integers(alpha, depth, 2**bits - 1)
     if dpi and orientation in tifftags.ON_ITS_SIDE:
         dpi = dpi[::-1]
     return Photo(stored, alpha, depth, exif, icc, _plain_xmp(xmp) if xmp else None, dpi or _dpi_of(exif))
 
 
-def _check_size(width: int, height: int, minimum_side: int, most_pixels: int) -> None:
+def check_size(width: int, height: int, minimum_side: int, most_pixels: int) -> None:
+    """Raise PhotoError, which does not name the file, for a picture that is too small or too large."""
     size = f"The picture is {width}x{height} pixels"
     if min(width, height) < minimum_side:
         raise PhotoError(f"{size}. Each side must have at least {minimum_side}.")
@@ -434,7 +443,7 @@ def _decoded_by_opencv(data: bytes) -> tuple[Array, dict[int, bytes]]:
     """(height, width, channels) in OpenCV's order (grey, BGR or BGRA) as stored; the metadata that OpenCV finds."""
     buffer = np.frombuffer(data, np.uint8)
     try:
-        with _silent_opencv() as said:
+        with silent_opencv() as said:
             decoded = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)  # by name: OpenCV 5 moved it
             said.seek(0)
             damaged = _JPEG_DAMAGE.search(said.read())
@@ -450,7 +459,7 @@ def _decoded_by_opencv(data: bytes) -> tuple[Array, dict[int, bytes]]:
 
 
 @contextlib.contextmanager
-def _silent_opencv() -> Iterator[IO[bytes]]:
+def silent_opencv() -> Iterator[IO[bytes]]:
     """Keep OpenCV from printing what we say in an exception; the libraries beneath it print into the file given.
 
     Their messages go to the process's stderr itself. That and OpenCV's log level are global, so both are put back, and
@@ -489,10 +498,10 @@ def _turned(picture: Array, orientation: int) -> Array:
 def _encoded(photo: Photo, ending: str) -> bytes | None:
     """The bytes of the file; None when the format cannot hold them."""
     depth = photo.depth if ending in _HOLDS_16_BITS else 8
-    colours = _as_integers(photo.stored, depth)
+    colours = as_integers(photo.stored, depth)
     alpha = photo.alpha
     if alpha is not None and depth != photo.depth:
-        alpha = _as_integers(alpha, depth)
+        alpha = as_integers(alpha, depth)
     grey = colours.shape[2] == 1
     grey_alpha_png = grey and alpha is not None and ending == ".png"
     if alpha is None or grey_alpha_png:
@@ -513,7 +522,7 @@ def _encoded(photo: Photo, ending: str) -> bytes | None:
     return data
 
 
-def _as_integers(values: Array, depth: int, white: int | None = None) -> Array:
+def as_integers(values: Array, depth: int, white: int | None = None) -> Array:
     """Values from 0 to white, which is the largest integer of their type or 1, rounded to integers of 8 or 16 bits."""
     integers = np.empty(values.shape, np.uint16 if depth == 16 else np.uint8)
     if white is None:
@@ -548,7 +557,7 @@ def _encoded_by_opencv(picture: Array, ending: str, photo: Photo) -> bytes | Non
     blocks = {cv2.IMAGE_METADATA_EXIF: exif, cv2.IMAGE_METADATA_ICCP: icc, cv2.IMAGE_METADATA_XMP: xmp}
     held = {kind: np.frombuffer(block, np.uint8) for kind, block in blocks.items() if block}
     try:
-        with _silent_opencv():
+        with silent_opencv():
             succeeded, data = cv2.imencodeWithMetadata(ending, picture, list(held), list(held.values()), settings)
     except cv2.error:
         return None

@@ -153,6 +153,26 @@ class Directory:
                     gathered[number] = (tag.kind, _swapped(raw, tag.kind, self.order))
         return gathered
 
+    def alone(self) -> bytes:
+        """A TIFF file with this page and no other.
+
+        Raises PhotoError when pixels lie beyond the end of the file, or parts of them share their bytes.
+        """
+        tags, pixels = self._gathered(_ANY, _BELOW), bytearray(8)  # the place of the header
+        for offsets, counts in ((STRIP_OFFSETS, STRIP_BYTE_COUNTS), (TILE_OFFSETS, TILE_BYTE_COUNTS)):
+            places = []
+            for start, length in zip(self.numbers(offsets), self.numbers(counts), strict=False):
+                part = self.data[start : start + length]
+                if len(part) < length or len(pixels) > len(self.data) + 8:
+                    raise PhotoError(CUT_OFF)
+                places.append(len(pixels))
+                pixels += part
+            if places:
+                tags[offsets] = LONG, struct.pack(f">{len(places)}I", *places)
+        pixels += bytes(len(pixels) % 2)  # directories begin at even positions, as TIFF asks
+        pixels[:8] = self.data[:4] + struct.pack(f"{self.order}I", len(pixels))
+        return bytes(pixels) + _directory_bytes(len(pixels), self.order, {}, tags)
+
     def with_numbers(self, values: dict[int, int]) -> bytes:
         """The file with the first value of each of these tags replaced; a tag that it does not have is not added."""
         changed = bytearray(self.data)
