@@ -93,10 +93,10 @@ def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
         with contextlib.closing(_outcomes(waiting, settings, console, way)) as outcomes:
             for job, outcome in outcomes:
                 if isinstance(outcome, Exception):
-                    reason = _reason(job, outcome, verbose=console.verbose)
-                    failures.append((job.source, reason))
-                    entries[job] = _entry(job, error=reason)
-                    console.failure(job.source, reason)
+                    why = reason(job.source, outcome, verbose=console.verbose)
+                    failures.append((job.source, why))
+                    entries[job] = _entry(job, error=why)
+                    console.failure(job.source, why)
                     code = outcome.exit_code if len(jobs) == 1 and isinstance(outcome, BlindDeblurError) else FAILED
                     if way.fail_fast:
                         break
@@ -126,7 +126,7 @@ def forecast(jobs: list[Job], settings: Settings, console: Console) -> int:
             height, width = photos.read(job.source, job.wishes.most_pixels).stored.shape[:2]
         except BlindDeblurError as error:
             failed += 1
-            console.failure(job.source, _reason(job, error, verbose=False))
+            console.failure(job.source, reason(job.source, error, verbose=False))
             continue
         seconds = engine.forecast(height, width)
         total += seconds
@@ -289,8 +289,8 @@ def _to_standard_output(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _reason(job: Job, error: Exception, *, verbose: bool) -> str:
-    """A sentence that names the photo."""
+def reason(source: Path, error: Exception, *, verbose: bool) -> str:
+    """Why a photo could not be restored: a sentence that names it."""
     if isinstance(error, BlindDeblurError):
         sentence = str(error)
     else:  # a traceback, see workers.outcome_of
@@ -298,7 +298,7 @@ def _reason(job: Job, error: Exception, *, verbose: bool) -> str:
         sentence = f"An error that is none of the photo's: {last}. Please report it."
         if verbose:
             sentence += f"\n{error}"
-    return sentence if str(job.source) in sentence else f"{job.source}: {sentence}"
+    return sentence if str(source) in sentence else f"{source}: {sentence}"
 
 
 def _entry(job: Job, facts: dict[str, Any] | None = None, error: str | None = None) -> report.Entry:
@@ -324,7 +324,6 @@ def _outcome(job: Job, result: "Result") -> Outcome:
 def _facts(job: Job, result: "Result") -> dict[str, Any]:
     """What --json says of a photo."""
     preview, array = photos.kernel_paths(job.stem)
-    used = result.kernel > VISIBLE * result.kernel.max()
     facts = {
         "input": str(job.source),
         "restored": str(job.restored),
@@ -337,7 +336,7 @@ def _facts(job: Job, result: "Result") -> dict[str, Any]:
         "kernel_map": None if job.wishes.kernel_map is None else str(job.wishes.kernel_map),
         "varying": result.kernel_map is not None,
         "kernel_size": result.kernel.shape[0],
-        "kernel_extent": [int(_extent(used.any(axis=axis))) for axis in (1, 0)],  # rows, columns
+        "kernel_extent": kernel_extent(result.kernel),
         "residual": result.residual,
         "sharp": result.sharp,
         "confidence": result.confidence,
@@ -359,6 +358,8 @@ def _facts(job: Job, result: "Result") -> dict[str, Any]:
     return facts
 
 
-def _extent(used: Any) -> int:
-    positions = used.nonzero()[0]
-    return int(positions[-1] - positions[0] + 1)
+def kernel_extent(kernel: Any) -> list[int]:
+    """Rows and columns of the part of a kernel that is visible."""
+    visible = kernel > VISIBLE * kernel.max()
+    places = [visible.any(axis=axis).nonzero()[0] for axis in (1, 0)]
+    return [int(used[-1] - used[0] + 1) for used in places]

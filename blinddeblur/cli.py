@@ -1,6 +1,7 @@
 """The command line: options -> settings -> engine -> console. Imports torch only when there is work for it."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 from blinddeblur import __version__, weights
 from blinddeblur.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
-from blinddeblur.settings import METHODS, Settings
+from blinddeblur.settings import METHODS, SEQUENCE_METHODS, SequenceSettings, Settings
 
 if TYPE_CHECKING:
     from blinddeblur.training.options import Options
@@ -154,7 +155,7 @@ def restore(
 
     def work() -> int:
         from blinddeblur.batch import Way, forecast, run
-        from blinddeblur.photo import MAXIMUM_PIXELS, read_kernel
+        from blinddeblur.photo import read_kernel
 
         settings = Settings(
             method=method,
@@ -171,17 +172,99 @@ def restore(
             tile=_number("--tile", tile, int),
             overlap=_number("--overlap", overlap, int),
         )
-        if max_megapixels is not None and max_megapixels < 1:
-            raise UsageError(f"--max-megapixels must be 1 or more, not {max_megapixels}.")
         if as_json and streamed:
             raise UsageError("Standard output cannot hold a photo and JSON. Give a file as -o, or leave out --json.")
         if preview and (kernel is not None or method == "blinddps"):
             raise UsageError("A preview shows what the estimate of the method fast leads to. Leave out --preview.")
-        most_pixels = MAXIMUM_PIXELS if max_megapixels is None else max_megapixels * 1_000_000
-        wishes = Wishes(samples, compare, preview, record, kernel_map, overwrite, most_pixels)
+        wishes = Wishes(samples, compare, preview, record, kernel_map, overwrite, _most_pixels(max_megapixels))
         way = Way(workers, dask, fail_fast, report)
         jobs = plan(photos, output, wishes, recursive, include)
         return forecast(jobs, settings, console) if dry_run else run(jobs, settings, console, way)
+
+    _finish(console, work)
+
+
+@app.command()
+def turbulence(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help='A folder of frames, a video, a stack, a pattern such as "a*.png", or pictures.'),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for the results. (default: NAME.deblurred beside the input)"
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help=f"One of: {', '.join(SEQUENCE_METHODS)}.")] = "fast",
+    prior: Annotated[
+        str, typer.Option(help="The image prior: a name of download-weights --list, or a folder that train wrote.")
+    ] = "photo",
+    tilt_prior: Annotated[
+        str | None, typer.Option(metavar="NAME_OR_DIR", help="That of blinddps. (default: air as Kolmogorov has it)")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps of the estimate. (default: 12; blinddps 1000)")
+    ] = None,
+    kernel: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A known blur (.npy or picture) that all frames share.")
+    ] = None,
+    sigma: Annotated[
+        str, typer.Option(metavar="auto|VALUE", help="Standard deviation of the noise, where white is 1.")
+    ] = "auto",
+    frames: Annotated[
+        str | None,
+        typer.Option(metavar="FIRST:END[:STEP]", help="Only these frames, counted from 0; END is not included."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of everything random: the same seed, the same result.")] = 0,
+    stabilised: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also a film (.mp4 or .gif) of the frames without their tilt.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE.gif", help="Animate how image and kernel came about.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
+    max_megapixels: Annotated[
+        int | None, typer.Option(metavar="N", help="Refuse larger frames before they take memory. (default: 200)")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Restore one scene from frames seen through hot air: restored.png, kernel.png and tilt.png in a folder.
+
+    kernel.npy holds the blur, tilt.npz how far each frame is displaced where, in pixels. Up to 200
+    frames; one that cannot be read is named and left out. What is finished already is skipped.
+
+    Exit codes: 0 restored, 1 failed, 2 wrong usage, 3 weights missing or not as listed.
+    """
+    console = Console(quiet, verbose, as_json)
+
+    def work() -> int:
+        from blinddeblur.photo import read_kernel
+        from blinddeblur.turbulence_run import plan, run
+
+        settings = SequenceSettings(
+            method=method,
+            prior=prior,
+            tilt_prior=tilt_prior,
+            steps=steps,
+            kernel=None if kernel is None else read_kernel(kernel),
+            sigma=_number("--sigma", sigma, float),
+            device=device,
+            seed=seed,
+        )
+        job = plan(
+            inputs,
+            output,
+            stabilised=stabilised,
+            recording=record,
+            chosen=_frames(frames),
+            overwrite=overwrite,
+            most_pixels=_most_pixels(max_megapixels),
+        )
+        return run(job, settings, console)
 
     _finish(console, work)
 
@@ -414,6 +497,29 @@ def _number(option: str, text: str, kind: Callable[[str], Any]) -> Any:
         return kind(text)
     except ValueError as error:
         raise UsageError(f"{option} takes auto or a number, not {text!r}.") from error
+
+
+def _most_pixels(megapixels: int | None) -> int:
+    from blinddeblur.photo import MAXIMUM_PIXELS
+
+    if megapixels is not None and megapixels < 1:
+        raise UsageError(f"--max-megapixels must be 1 or more, not {megapixels}.")
+    return MAXIMUM_PIXELS if megapixels is None else megapixels * 1_000_000
+
+
+def _frames(text: str | None) -> slice:
+    """FIRST:END[:STEP], each of which may be missing."""
+    if text is None:
+        return slice(None)
+    numbers = text.split(":")
+    if not 2 <= len(numbers) <= 3 or not all(re.fullmatch("[0-9]{0,9}", number) for number in numbers):
+        raise UsageError(
+            f"--frames takes whole numbers FIRST:END or FIRST:END:STEP, such as 0:50 or ::2, not {text!r}."
+        )
+    chosen = slice(*(int(number) if number else None for number in numbers))
+    if chosen.step == 0:
+        raise UsageError("The step of --frames must be 1 or more.")
+    return chosen
 
 
 def _region(text: str | None) -> tuple[int, int, int, int] | None:

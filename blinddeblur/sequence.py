@@ -338,7 +338,7 @@ def _film(source: _Source, read: dict[str, Photo], left_out: dict[str, str], fps
             notes.append(f"{sentence}: {_listed([name for name, it in zip(read, differs, strict=True) if it])}.")
     if len(read) == 1:
         notes.append(
-            "The tilt of one frame cannot be told from the shape of the scene: what is bent stays bent. Give more frames."
+            "The tilt of one frame cannot be told from the scene's shape: what is bent stays bent. Give more frames."
         )
     frames = [
         np.broadcast_to(photos.as_integers(picture.stored, depth), (*picture.stored.shape[:2], channels))
