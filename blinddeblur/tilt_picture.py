@@ -8,6 +8,7 @@ MOST_PANELS = 16  # frames that are shown, evenly chosen
 SIDE = 240  # pixels of the long side of a frame's panel
 GAP = 8  # pixels between panels, and around all
 TITLE = 18  # pixels above a panel, for its number
+WIDER = 1.4  # than high: the sheet, about
 WHEEL = 120  # pixels of the wheel that says what the colours mean
 GROUND, INK = 255, 60  # grey levels
 FONT, SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
@@ -30,8 +31,7 @@ def tilt_picture(tilts: NDArray[np.floating], spacing: int, height: int, width: 
     shown = np.unique(np.linspace(0, len(tilts) - 1, min(len(tilts), MOST_PANELS)).round().astype(int))
     scale = _scale(np.hypot(tilts[:, 0], tilts[:, 1]))
     panels = [_panel(tilts[index] / scale, spacing, height, width, f"frame {index}") for index in shown]
-    columns = int(np.ceil(np.sqrt(len(panels) * (panels[0].shape[0] / panels[0].shape[1]) * 1.4)))
-    columns = min(max(columns, 1), len(panels))
+    columns = min(max(1, round(np.sqrt(WIDER * len(panels) * panels[0].shape[0] / panels[0].shape[1]))), len(panels))
     blank = np.full_like(panels[0], GROUND)
     panels += [blank] * (-len(panels) % columns)
     rows = [np.hstack(panels[start : start + columns]) for start in range(0, len(panels), columns)]

@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ class Job:
     folder: Path
     stabilised: Path | None = None
     recording: Path | None = None
-    chosen: slice = slice(None)
+    chosen: slice = field(default_factory=lambda: slice(None))
     overwrite: bool = False
     most_pixels: int = photos.MAXIMUM_PIXELS
 
