@@ -70,5 +70,5 @@ def _mp4(frames: Iterable[Array], fps: float) -> bytes:
             # The writer says nothing where the disk is full.
             written = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT)
         if written != number:
-            raise OutputError(_CANNOT)
+            raise OutputError(f"The film could not be written to {folder}, where it is made. Make room there.")
         return path.read_bytes()

@@ -295,6 +295,22 @@ def test_a_film_of_frames(tmp_path: Path, ending: str, channels: int) -> None:
         assert decoded(path.read_bytes())[1] == [80] * 6
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".gif"])
+def test_a_film_on_a_full_disk(tmp_path: Path, ending: str) -> None:
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)); import numpy; from pathlib import Path; "
+        "from blinddeblur import errors, files, stabilisation; rng = numpy.random.default_rng(0)\n"
+        "noise = [rng.integers(0, 256, (64, 64, 1), numpy.uint8) for _ in range(9)]\n"
+        f"try: files.write_bytes(stabilisation.film(noise, 10, '{ending}'), Path('a{ending}'), overwrite=False)\n"
+        "except errors.OutputError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "could not be written" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_picture_of_tilts_shows_where_and_how_far() -> None:
     height, width, spacing = 62, 90, 4
     tilts = np.zeros((20, 2, 16, 23), np.float32)
