@@ -201,7 +201,8 @@ def turbulence(
         str, typer.Option(help="The image prior: a name of download-weights --list, or a folder that train wrote.")
     ] = "photo",
     tilt_prior: Annotated[
-        str | None, typer.Option(metavar="NAME_OR_DIR", help="That of blinddps. (default: air as Kolmogorov has it)")
+        str | None,
+        typer.Option(metavar="NAME_OR_DIR", help="Of blinddps. (default: the tilt of Kolmogorov turbulence)"),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(metavar="N", help="Steps of the estimate. (default: 12; blinddps 1000)")

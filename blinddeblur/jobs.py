@@ -173,7 +173,7 @@ def _photos_of(source: Path, recursive: bool, include: str | None) -> Iterator[t
 def _without_repetitions(found: Iterable[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     kept: dict[str, tuple[Path, Path]] = {}
     for source, below in found:
-        kept.setdefault(_real(source), (source, below))
+        kept.setdefault(real_name(source), (source, below))
     return list(kept.values())
 
 
@@ -205,11 +205,11 @@ def _job(source: Path, folder: Path, name: str, wishes: Wishes) -> Job:
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:
-    owners: dict[str, Path] = {_real(job.source): job.source for job in jobs}
+    owners: dict[str, Path] = {real_name(job.source): job.source for job in jobs}
     sources = set(owners)
     for job in jobs:
         for result in job.results:
-            real = _real(result)
+            real = real_name(result)
             if real in sources:
                 raise UsageError(f"{result} would replace a photo that is to be restored. Choose another -o.")
             if real in owners:
@@ -221,13 +221,14 @@ def _refuse_collisions(jobs: list[Job]) -> None:
 
 def _keep_inside(jobs: list[Job], output: Path) -> None:
     """A link in the output folder must not lead results out of it."""
-    root = Path(_real(output if not _names_a_file(output) else output.parent))
+    root = Path(real_name(output if not _names_a_file(output) else output.parent))
     for job in jobs:
-        if not Path(_real(job.restored.parent)).is_relative_to(root):
+        if not Path(real_name(job.restored.parent)).is_relative_to(root):
             raise UsageError(f"{job.restored.parent} leads out of {output} by a link. Choose another -o.")
 
 
-def _real(path: Path) -> str:
+def real_name(path: Path) -> str:
+    """The path without links, the same for every name of a file. Raises UsageError for what is no name."""
     try:
         return os.path.realpath(path)
     except ValueError as error:  # a NUL

@@ -21,9 +21,10 @@ import numpy as np
 
 from blinddeblur import heif, tifftags
 from blinddeblur import photo as photos
-from blinddeblur.errors import PhotoError, UsageError
+from blinddeblur.errors import PhotoError
+from blinddeblur.files import reason
 from blinddeblur.imageheader import is_animation, is_picture, is_tiff
-from blinddeblur.jobs import is_ours
+from blinddeblur.jobs import is_ours, real_name
 from blinddeblur.photo import Array, Photo
 
 MOST_FRAMES = 200
@@ -92,11 +93,8 @@ def find(inputs: Iterable[Path]) -> list[Path]:
         UsageError: a name that no system has.
     """
     found: dict[str, Path] = {}
-    try:
-        for path in (path for given in inputs for path in _files_of(given)):
-            found.setdefault(os.path.realpath(path), path)
-    except ValueError as error:  # a NUL
-        raise UsageError("A name of a file cannot hold a NUL.") from error
+    for path in (path for given in inputs for path in _files_of(given)):
+        found.setdefault(real_name(path), path)
     return sorted(found.values(), key=_natural)
 
 
@@ -141,12 +139,14 @@ def read(
 
 
 def _files_of(given: Path) -> list[Path]:
+    real_name(given)  # it is a name
     if os.path.isdir(given):
-        found = [
-            path
-            for path in given.iterdir()
-            if path.suffix.lower() in photos.READABLE and not path.name.startswith(".") and _is_frame(path)
-        ]
+        try:
+            names = os.listdir(given)
+        except OSError as error:
+            raise PhotoError(f"{given}: The folder cannot be read, because {reason(error)}.") from error
+        pictures = (given / name for name in names if not name.startswith("."))
+        found = [path for path in pictures if path.suffix.lower() in photos.READABLE and _is_frame(path)]
         if not found:
             raise PhotoError(
                 f"{given}: There is no picture in this folder. Pictures end in {', '.join(photos.READABLE)}; name a "
@@ -324,7 +324,7 @@ def _film(source: _Source, read: dict[str, Photo], left_out: dict[str, str], fps
     first, channels = pictures[0], max(picture.stored.shape[2] for picture in pictures)
     depth = max(picture.depth for picture in pictures)
     _check_bytes(len(read) * first.stored[..., 0].size * channels * depth // 8, source.label)
-    notes = [f"{reason} This frame is left out." for reason in left_out.values()] + source.notes
+    notes = [f"{why} This frame is left out." for why in left_out.values()] + source.notes
     for differs, sentence in (
         ([p.stored.shape[2] != channels for p in pictures], "Grey among frames in colour, and taken as colour"),
         ([p.depth != depth for p in pictures], "Of 8 bits among frames of 16, and taken as 16"),

@@ -15,7 +15,7 @@ from blinddeblur.batch import FAILED, Outcome, kernel_extent, reason
 from blinddeblur.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.files import Together, recover
-from blinddeblur.jobs import MARK, STREAM
+from blinddeblur.jobs import MARK, STREAM, real_name
 from blinddeblur.settings import SequenceSettings
 from blinddeblur.stabilisation import ENDINGS, FPS, film
 from blinddeblur.tilt_picture import tilt_picture
@@ -125,7 +125,7 @@ def run(job: Job, settings: SequenceSettings, console: Console) -> int:
         console.skipped(job.name, job.folder)
         return 0
     engine = TurbulenceEngine(settings)
-    with console.work(job.name.name) as work:
+    with console.work(job.name.name or str(job.name)) as work:
         outcome = outcome_of(restore, engine, job, work.stage)
     if isinstance(outcome, Exception):
         console.failure(job.name, reason(job.name, outcome, verbose=console.verbose))
@@ -189,16 +189,16 @@ def _stabilised(result: "SequenceResult", seen: sequence.Film, ending: str, stag
 
 def _refuse_collisions(job: Job) -> None:
     """No result takes the place of a frame or of another result, or lies where it would be taken for a frame."""
-    frames = {os.path.realpath(source) for source in job.sources}
+    frames = {real_name(source) for source in job.sources}
     taken: set[str] = set()
     for result in job.results:
-        real = os.path.realpath(result)
+        real = real_name(result)
         if real in frames:
             raise UsageError(f"{result} would replace what is to be restored. Choose another name.")
         if real in taken:
             raise UsageError(f"Two results would both be written to {result}. Choose another name for one.")
         taken.add(real)
-    if len(frames) > 1 and os.path.realpath(job.folder) in {os.path.dirname(frame) for frame in frames}:
+    if len(frames) > 1 and real_name(job.folder) in {os.path.dirname(frame) for frame in frames}:
         raise UsageError(
             f"{job.folder} holds the frames, and results there would be taken for more. Choose another -o."
         )

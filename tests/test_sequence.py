@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from photofiles import ORIENTATION, profile, saved
+from photofiles import ORIENTATION, profile, saved, without_privileges
 from PIL import Image
 from scenes import decoded, sharp
 from test_fuzz import damaged, repaired
@@ -274,8 +274,18 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PhotoError, match=r"memory\. Choose fewer"):
         read(paths)
     assert len(read(paths, slice(0, 3)).frames) == 3
-    with pytest.raises(UsageError, match="NUL"):
-        find([Path("a\0b")])
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\0*"])
+def test_names_that_no_system_has(name: str) -> None:
+    with pytest.raises(UsageError, match="no name of a file"):
+        find([Path(name)])
+
+
+def test_a_folder_that_may_not_be_read(open_folder: Path) -> None:
+    (open_folder / "in").mkdir(mode=0)
+    with without_privileges(), pytest.raises(PhotoError, match="The folder cannot be read, because the permission"):
+        find([open_folder / "in"])
 
 
 @pytest.mark.parametrize("channels", [1, 3])

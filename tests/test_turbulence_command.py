@@ -102,9 +102,11 @@ def test_a_film_in_and_films_out() -> None:
 
 
 def test_json_says_everything() -> None:
-    make()
+    make(channels=3)
     Path("in/2.png").write_bytes(b"damaged")
-    result = run("turbulence", "in/*.png", "-o", "out", "--json", "--seed", "5", "--sigma", "0.01", *QUICK)
+    photo.write(photo.Photo(photo.read(Path("in/1.png")).stored[..., :1]), Path("in/1.png"), overwrite=True)  # grey
+    options = ["--seed", "5", "--sigma", "0.01", "--stabilised", "still.gif"]
+    result = run("turbulence", "in/*.png", "-o", "out", "--json", *options, *QUICK)
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert facts["input"] == "in/*.png"
