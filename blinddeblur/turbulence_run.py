@@ -92,10 +92,10 @@ def plan(inputs: Iterable[Path], output: Path | None, **wishes: Any) -> Job:
     given = list(inputs)
     sources = tuple(sequence.find(given))
     if output is None:
-        # Of several pictures, their folder is the sequence.
+        # Of several pictures, their folder is the sequence. A file keeps its ending, so that no two share a folder.
         start = given[0] if len(given) == 1 and os.path.exists(given[0]) else sources[0].parent
-        whole = start.resolve()
-        output = whole.with_name((whole.name if whole.is_dir() else whole.stem) + MARK)
+        start = start if start.name.strip(".") else start.resolve()
+        output = start.with_name(start.name + MARK)
     elif output == STREAM:
         raise UsageError("The results are several files. Give a folder as -o.")
     elif output.suffix.lower() in (*photos.EXTENSIONS, *ENDINGS) and not output.is_dir():
