@@ -110,9 +110,9 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.device = find_device(self.settings.device)
-        self.prior = _load(self.settings.prior, "image", self.device)
+        self.prior = load(self.settings.prior, "image", self.device)
         name = "kernel" if self.settings.method == "blinddps" else "photo-kernel"
-        self.kernel_prior = _load(name, "kernel", self.device)
+        self.kernel_prior = load(name, "kernel", self.device)
 
     def restore(
         self,
@@ -150,11 +150,11 @@ class Engine:
             if settings.method == "blinddps":
                 restored, kernel, rest = self._blinddps(photo, progress, callback)
             elif sharp:
-                restored, kernel = photo, _given_kernel(np.ones((1, 1)), photo)
+                restored, kernel = photo, given_kernel(np.ones((1, 1)), photo)
                 callback(Step(-1, 1, photo.whole(), kernel))
             elif settings.kernel is not None:
-                kernel = _given_kernel(settings.kernel, photo)
-                restored, rest = self._restore(photo, kernel, sigma, progress, callback)
+                kernel = given_kernel(settings.kernel, photo)
+                restored, rest = self.deblur(photo, kernel, sigma, progress, callback)
             else:
                 estimate, crop = self._kernel(photo, sigma, progress, callback)
                 kernel, sharp = estimate.kernel, float(estimate.kernel.max()) > NO_BLUR
@@ -162,7 +162,7 @@ class Engine:
                 if not sharp:
                     estimate, varying = self._kernel_map(photo, estimate, sigma, progress)
                     noise = math.hypot(sigma, estimate.error)
-                    restored, rest = self._restore(photo, varying or kernel, noise, progress)
+                    restored, rest = self.deblur(photo, varying or kernel, noise, progress)
                 callback(Step(settings.effective_steps, settings.effective_steps, restored.of(crop), kernel))
             if settings.samples:
                 hand_over = keep or (lambda index, sample: samples.append(sample))
@@ -185,6 +185,41 @@ class Engine:
             samples=np.stack(samples) if samples else None,
             uncertainty=uncertainty,
         )
+
+    def deblur(
+        self,
+        photo: Pixels,
+        kernel: Tensor | KernelMap,
+        sigma: float,
+        progress: Progress,
+        callback: Callable[[Step], None] = lambda step: None,
+    ) -> tuple[Pixels, float]:
+        """The whole photo with a blur that is known, in tiles, and its residual as in Result.
+
+        Args:
+            sigma: standard deviation of the noise of the photo.
+            progress: told how far the work is.
+            callback: told of every step on the tile in the middle.
+        """
+        restored, rests, tiling = photo.like(), [], self._tiling(kernel)
+        tiles = tiling.tiles(photo.height, photo.width)
+        middle = tiles[len(tiles) // 2]
+        callback(Step(-1, restoration.STEPS, photo.of(middle), mean_kernel(_of_tile(kernel, middle))))
+
+        def work(index: int, tile: Tile) -> Tensor:
+            def report(step: Step) -> None:
+                progress("restoration", index * step.total + step.index + 1, len(tiles) * step.total)
+                if tile == middle:
+                    callback(step)
+
+            y, local = self._measurement(photo, tile), _of_tile(kernel, tile)
+            x = restoration.restore(self._denoiser(), y, local, sigma, callback=report)
+            rests.append(residual(x, y, local) ** 2)
+            return x
+
+        for top, band in tiling.bands(photo.height, photo.width, work):
+            restored.write(top, band)
+        return restored, math.sqrt(sum(rests) / len(rests))
 
     def forecast(self, height: int, width: int) -> float:
         """Roughly how many seconds `restore` takes for a photo of that size, by a quick look at this machine."""
@@ -267,35 +302,6 @@ class Engine:
 
     def _measurement(self, photo: Pixels, tile: Tile) -> Measurement:
         return Measurement.of(photo.of(tile), self.settings.linear)
-
-    def _restore(
-        self,
-        photo: Pixels,
-        kernel: Tensor | KernelMap,
-        sigma: float,
-        progress: Progress,
-        callback: Callable[[Step], None] = lambda step: None,
-    ) -> tuple[Pixels, float]:
-        """The whole photo with its blur, and its residual; the callback is told of the tile in the middle."""
-        restored, rests, tiling = photo.like(), [], self._tiling(kernel)
-        tiles = tiling.tiles(photo.height, photo.width)
-        middle = tiles[len(tiles) // 2]
-        callback(Step(-1, restoration.STEPS, photo.of(middle), mean_kernel(_of_tile(kernel, middle))))
-
-        def work(index: int, tile: Tile) -> Tensor:
-            def report(step: Step) -> None:
-                progress("restoration", index * step.total + step.index + 1, len(tiles) * step.total)
-                if tile == middle:
-                    callback(step)
-
-            y, local = self._measurement(photo, tile), _of_tile(kernel, tile)
-            x = restoration.restore(self._denoiser(), y, local, sigma, callback=report)
-            rests.append(residual(x, y, local) ** 2)
-            return x
-
-        for top, band in tiling.bands(photo.height, photo.width, work):
-            restored.write(top, band)
-        return restored, math.sqrt(sum(rests) / len(rests))
 
     def _tiling(self, kernel: Tensor | KernelMap, reach: int = 1) -> Tiling:
         """Tiles that overlap by what their rims cannot know and by what fades from one into the next."""
@@ -402,20 +408,7 @@ class Engine:
 
     def _denoiser(self) -> Denoiser:
         """The image prior as a sampler calls it; a network of fixed size sees overlapping tiles of that size."""
-        prior, side = self.prior, self.prior.image_size
-        if side is None:
-            return prior.denoise
-
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            height, width = x.shape[-2:]
-            bottom, right = max(0, side - height), max(0, side - width)
-            padded = torch.nn.functional.pad(x, (0, right, 0, bottom), mode="replicate")
-            height_padded, width_padded = padded.shape[-2:]
-            tiles = grid(height_padded, width_padded, side, NETWORK_OVERLAP)
-            whole = blend(((t, prior.denoise(t.of(padded), sigma)) for t in tiles), height_padded, width_padded)
-            return whole[..., :height, :width]
-
-        return denoise
+        return self.prior.denoise if self.prior.image_size is None else in_tiles(self.prior, self.prior.image_size)
 
 
 def restore(image: NDArray[Any], progress: Progress = lambda stage, done, total: None, **options: Any) -> Result:
@@ -437,6 +430,21 @@ def restore(image: NDArray[Any], progress: Progress = lambda stage, done, total:
         >>> result = blinddeblur.restore(cv2.imread("photo.jpg")[..., ::-1])  # doctest: +SKIP
     """
     return Engine(Settings(**options)).restore(image, progress)
+
+
+def in_tiles(prior: Prior, side: int) -> Denoiser:
+    """A prior that sees an image in overlapping tiles of `side` pixels; a smaller one has its edges continued."""
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        height, width = x.shape[-2:]
+        bottom, right = max(0, side - height), max(0, side - width)
+        padded = torch.nn.functional.pad(x, (0, right, 0, bottom), mode="replicate")
+        height_padded, width_padded = padded.shape[-2:]
+        tiles = grid(height_padded, width_padded, side, NETWORK_OVERLAP)
+        whole = blend(((t, prior.denoise(t.of(padded), sigma)) for t in tiles), height_padded, width_padded)
+        return whole[..., :height, :width]
+
+    return denoise
 
 
 def find_device(name: str) -> torch.device:
@@ -484,7 +492,7 @@ def _of_tile(kernel: Tensor | KernelMap, tile: Tile) -> Blur:
     return kernel.of(tile) if isinstance(kernel, KernelMap) else kernel
 
 
-def _load(name: str, kind: str, device: torch.device) -> Prior:
+def load(name: str, kind: str, device: torch.device) -> Prior:
     prior = load_prior(name, device)
     if prior.kind != kind:
         raise UsageError(f"{name} is a prior of kind {prior.kind}; here one of kind {kind} is needed.")
@@ -518,7 +526,7 @@ def _warnings(estimate: Estimate | None, sharp: bool, rest: float, sigma: float)
     return tuple(doubts)
 
 
-def _given_kernel(kernel: NDArray[Any], photo: Pixels) -> Tensor:
+def given_kernel(kernel: NDArray[Any], photo: Pixels) -> Tensor:
     """A kernel of the user's as (K, K) on the device, square, odd and normalised."""
     values = torch.from_numpy(np.asarray(kernel, dtype=np.float32))
     if values.ndim != 2 or not torch.isfinite(values).all() or not values.clamp_min(0).sum() > 0:

@@ -1,4 +1,4 @@
-"""Frames seen through turbulence -> one sharp image: register them, fuse them, take the blur away.
+"""Frames seen through turbulence -> one sharp image: register them, refine tilts and blur together, take both away.
 
 Works on arrays, prints nothing and touches no files but the weights; the command line and the Python interface
 share it.
@@ -7,27 +7,36 @@ share it.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blinddeblur.engine import Engine, Progress, find_device
+from blinddeblur.engine import NO_BLUR, Engine, Progress, given_kernel, in_tiles, load
 from blinddeblur.errors import PhotoError, UsageError
-from blinddeblur.physics.atmosphere import short_exposure_kernel
+from blinddeblur.physics.atmosphere import SIZE, round_blurs
+from blinddeblur.physics.convolution import blur, extend
 from blinddeblur.physics.noise import estimate_sigma
+from blinddeblur.physics.tilt import enlarged, inverse, warp
 from blinddeblur.pixels import Pixels
+from blinddeblur.priors.guided_diffusion import linear_alpha_bar
 from blinddeblur.priors.tilt import KolmogorovTilt
-from blinddeblur.samplers import registration
+from blinddeblur.samplers import blinddps_turbulence, fast_turbulence, registration
+from blinddeblur.samplers.kernel_estimation import largest_kernel
 from blinddeblur.samplers.schedule import Step
 from blinddeblur.samplers.tilt_step import CELL
 from blinddeblur.settings import SequenceSettings, Settings
 
-STRENGTH = 5.0  # D / r0 that fields are expected from: more than most, so that no field is held back
+STRENGTH = 5.0  # D / r0 that many frames are expected to show: more than most do, so that no field is held back
+BLINDDPS_STRENGTH = 2.0  # that of blinddps: tilts of 1.2 pixels (root mean square), about those of the paper
 CORRELATION_LENGTH = 16.0  # pixels
-NOISE_FLOOR = 0.01  # of the registration: what interpolation and blur that differs leave
+NOISE_FRAMES = 5  # whose noise stands for that of all
+WHOLE_SIDE = 768  # pixels of what the network sees at once
+BLINDDPS_SIDE = 512  # pixels: blinddps takes the gradient through a network that sees the whole frame
+NETWORK_UNIT = 2.5  # pixels that are 1 to a network of tilts: where the fields of the paper end
+UNLIKE = (3.0, 0.04)  # a frame differs from the rest by so many times what is usual, and by this much
 
 
 @dataclass(frozen=True)
@@ -36,15 +45,16 @@ class SequenceResult:
 
     Attributes:
         image: the restored image, in the shape and type of a frame.
-        kernel: (K, K) float32, the blur that all frames share, sums to 1.
-        tilts: (N, 2, h, w) float32, row and column displacement in pixels at the centres of cells of `spacing` pixels:
-            a frame shows at p what the image shows at p + tilt(p). Their mean over the frames is zero: it cannot be
+        kernel: (K, K) float32, the blur that the frames share, not negative, sums to 1.
+        tilts: (N, 2, h, w) float32, row and column displacement in pixels at the centres of square cells: a frame
+            shows at p what the image shows at p + tilt(p), blurred. Of many frames their mean is zero: it cannot be
             told from the scene's own shape.
-        spacing: in pixels.
+        spacing: side of the cells in pixels; 1 for blinddps.
         weights: (N,) float32, how much each frame counts; they sum to 1.
         sigma: standard deviation of the noise of a frame, in [0, 1].
-        residual: root mean square of what the image, blurred again, leaves of the fused frames, in [0, 1].
-        sharp: whether no blur was found.
+        residual: root mean square of what the image, blurred again, leaves of the frames without their tilts, in
+            [0, 1].
+        sharp: whether no blur was found: `image` is then the frames without their tilts, or the only frame.
         warnings: sentences on what should be looked at before the result is trusted.
         seconds: that the whole took.
         method, prior, checksum, seed, steps: how it was made; checksum is the sha256 of the image prior's weights.
@@ -68,10 +78,15 @@ class SequenceResult:
 
 
 class Frames(Sequence[Tensor]):
-    """Frames as tensors (1, C, H, W) on the device, made when they are asked for."""
+    """Frames as tensors (1, C, H, W) on the device, made when they are asked for; grey as (1, 1, H, W).
+
+    Raises:
+        UsageError: there are none.
+        PhotoError: one that is no picture, or unlike the others in shape or type.
+    """
 
     def __init__(self, arrays: Sequence[NDArray[Any]], device: torch.device) -> None:
-        if not arrays:
+        if len(arrays) == 0:
             raise UsageError("There are no frames. Give at least one.")
         first = np.asarray(arrays[0])
         for index, array in enumerate(arrays):
@@ -82,7 +97,8 @@ class Frames(Sequence[Tensor]):
                 )
         photos = [Pixels(array, device) for array in arrays]
         self.channels = max(photo.channels for photo in photos)
-        self._photos = [Pixels(array, device, grey=self.channels == 1) for array in arrays]
+        self._photos = [Pixels(photo.array, device, grey=self.channels == 1) for photo in photos]
+        self.height, self.width = photos[0].height, photos[0].width
 
     def __len__(self) -> int:
         return len(self._photos)
@@ -90,73 +106,16 @@ class Frames(Sequence[Tensor]):
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
         return self._photos[index].whole()
 
-
-@dataclass
-class TurbulenceEngine:
-    """Restores one sequence after the other with the same settings.
-
-    Raises:
-        UsageError: settings that make no sense, or a device that is not there.
-        WeightsError: a prior's weights are missing or damaged.
-    """
-
-    settings: SequenceSettings = field(default_factory=SequenceSettings)
-
-    def __post_init__(self) -> None:
-        self.device = find_device(self.settings.device)
-
-    def restore(
-        self,
-        frames: Sequence[NDArray[Any]],
-        progress: Progress = lambda stage, done, total: None,
-        callback: Callable[[Step], None] = lambda step: None,
-    ) -> SequenceResult:
-        """Restore the scene behind frames of one shape and type."""
-        start = time.monotonic()
-        seen = Frames(frames, self.device)
-        sigma = self.settings.sigma
-        if sigma is None:
-            sigma = estimate_sigma(seen[0])
-        if self.settings.method == "blinddps" and len(seen) > 1:
-            raise UsageError("blinddps restores one frame. Give one, or choose the method fast.")
-        with torch.inference_mode():
-            grey = _Grey(seen)
-            noise = max(1.5 * sigma, NOISE_FLOOR)
-            prior = KolmogorovTilt(STRENGTH, CORRELATION_LENGTH)
-            tilts = registration.register(grey, prior, noise, lambda d, t: progress("registration", d, t))
-            weights = tilts.new_ones(len(seen))
-            z = registration.fused(seen, tilts, weights, registration.median(grey), noise)
-            z = registration.fused(seen, tilts, weights, z.mean(dim=1, keepdim=True), noise)
-        kernel = self.settings.kernel
-        if kernel is None:
-            kernel = short_exposure_kernel(1.0)
-        engine = Engine(
-            Settings(prior=self.settings.prior, kernel=kernel, sigma=sigma / len(seen) ** 0.5, device=str(self.device))
-        )
-        fused = z[0].permute(1, 2, 0).clamp(0, 1).cpu().numpy()
-        result = engine.restore(fused, progress, callback)
-        like = Pixels(np.zeros_like(frames[0]), self.device, grey=seen.channels == 1)
-        like.write(0, torch.from_numpy(result.image.transpose(2, 0, 1).copy())[None])
-        return SequenceResult(
-            image=like.array,
-            kernel=result.kernel,
-            tilts=tilts.cpu().numpy(),
-            spacing=CELL,
-            weights=np.full(len(seen), 1 / len(seen), np.float32),
-            sigma=sigma,
-            residual=result.residual,
-            sharp=result.sharp,
-            warnings=result.warnings,
-            seconds=time.monotonic() - start,
-            method=self.settings.method,
-            prior=result.prior,
-            checksum=result.checksum,
-            seed=self.settings.seed,
-            steps=self.settings.effective_steps,
-        )
+    def image(self, x: Tensor) -> Pixels:
+        """An image (1, C, H, W) in the shape and type of the frames."""
+        like = self._photos[0].like()
+        like.write(0, x)
+        return like
 
 
 class _Grey(Sequence[Tensor]):
+    """The mean of the channels of each frame."""
+
     def __init__(self, frames: Frames) -> None:
         self._frames = frames
 
@@ -167,7 +126,173 @@ class _Grey(Sequence[Tensor]):
         return self._frames[index].mean(dim=1, keepdim=True)
 
 
-def stabilised(frame: NDArray[Any], tilt: NDArray[np.float32], spacing: int = CELL) -> NDArray[Any]:
+class _Found(NamedTuple):
+    """What a method found of a sequence."""
+
+    image: Pixels
+    kernel: Tensor
+    tilts: Tensor
+    spacing: int
+    weights: Tensor
+    sigma: float
+    residual: float
+    sharp: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass
+class TurbulenceEngine:
+    """Restores one sequence after the other with the same settings; loads each prior once.
+
+    Raises:
+        UsageError: settings that make no sense, or a device that is not there.
+        WeightsError: a prior's weights are missing or damaged.
+    """
+
+    settings: SequenceSettings = field(default_factory=SequenceSettings)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self._engine = Engine(Settings(prior=settings.prior, device=settings.device))
+        self.device, self.prior = self._engine.device, self._engine.prior
+        if settings.method == "blinddps":
+            self.kernel_prior = load("kernel", "kernel", self.device)
+            kolmogorov = KolmogorovTilt(BLINDDPS_STRENGTH, CORRELATION_LENGTH)
+            self.tilt_prior = (
+                kolmogorov if settings.tilt_prior is None else load(settings.tilt_prior, "tilt", self.device)
+            )
+            # A network has learned fields on the scale of the paper, where 2.5 pixels are 1.
+            self.tilt_unit = getattr(self.tilt_prior, "unit", NETWORK_UNIT)
+
+    def restore(
+        self,
+        frames: Sequence[NDArray[Any]],
+        progress: Progress = lambda stage, done, total: None,
+        callback: Callable[[Step], None] = lambda step: None,
+    ) -> SequenceResult:
+        """Restore the scene behind the frames.
+
+        Args:
+            frames: N of (H, W), (H, W, 1) or (H, W, 3), in the order of time: sRGB-encoded, uint8, uint16 or floating
+                point in [0, 1], all of one shape and type.
+            progress: told how far the work is.
+            callback: told of every step of the sampler, with tensors, and of what was before (index -1) and after.
+
+        Raises:
+            UsageError: no frames, or more or larger ones than the method takes.
+            PhotoError: a frame that is no picture, too small, or unlike the others in shape or type.
+            KernelError: the kernel does not fit into a frame.
+            EstimationError: no usable answer came out.
+        """
+        start = time.monotonic()
+        seen = Frames(frames, self.device)
+        settings = self.settings
+        found = (self._blinddps if settings.method == "blinddps" else self._fast)(seen, progress, callback)
+        return SequenceResult(
+            image=found.image.array,
+            kernel=found.kernel.cpu().numpy().astype(np.float32),
+            tilts=found.tilts.cpu().numpy(),
+            spacing=found.spacing,
+            weights=found.weights.cpu().numpy(),
+            sigma=found.sigma,
+            residual=found.residual,
+            sharp=found.sharp,
+            warnings=found.warnings,
+            seconds=time.monotonic() - start,
+            method=settings.method,
+            prior=self.prior.name,
+            checksum=self.prior.checksum,
+            seed=settings.seed,
+            steps=settings.effective_steps,
+        )
+
+    @torch.inference_mode()
+    def _fast(self, seen: Frames, progress: Progress, callback: Callable[[Step], None]) -> _Found:
+        settings, grey, steps = self.settings, _Grey(seen), self.settings.effective_steps
+        sigma = _noise(seen) if settings.sigma is None else settings.sigma
+        noise = sigma / seen.channels**0.5  # of the mean of the channels
+        prior = KolmogorovTilt(STRENGTH, CORRELATION_LENGTH)
+        tilts = registration.register(grey, prior, noise, lambda done, total: progress("registration", done, total))
+        weights = registration.lucky_weights(grey, tilts, noise)
+
+        def report(step: Step) -> None:
+            progress("tilt and blur", step.index + 1, step.total)
+            callback(step)
+
+        if settings.kernel is not None:
+            kernel = given_kernel(settings.kernel, _pixels(seen[0]))
+        else:
+            size = min(SIZE, largest_kernel((seen.height, seen.width)))
+            callback(Step(-1, steps, seen[0], tilts.new_zeros(size, size)))
+            found = fast_turbulence.sample(
+                in_tiles(self.prior, self.prior.image_size or min(WHOLE_SIDE, max(seen.height, seen.width) + size)),
+                grey,
+                tilts,
+                weights,
+                round_blurs(size, self.device),
+                prior,
+                noise,
+                steps,
+                torch.Generator().manual_seed(settings.seed),
+                report,
+            )
+            kernel, tilts = found.kernel, found.tilts
+        still = registration.still(seen, tilts, weights, noise)
+        unlike = registration.misfits(grey, tilts, still.mean(dim=1, keepdim=True))
+        restored, rest, sharp = still, 0.0, float(kernel.max()) > NO_BLUR
+        if not sharp:
+            left = sigma * float(weights.square().sum().sqrt())
+            deblurred, rest = self._engine.deblur(_pixels(still), kernel, left, progress)
+            restored = deblurred.whole()
+        callback(Step(steps, steps, restored, kernel))
+        return _Found(seen.image(restored), kernel, tilts, CELL, weights, sigma, rest, sharp, _warnings(unlike))
+
+    def _blinddps(self, seen: Frames, progress: Progress, callback: Callable[[Step], None]) -> _Found:
+        settings, height, width = self.settings, seen.height, seen.width
+        if len(seen) > 1:
+            raise UsageError(f"blinddps restores one frame, not {len(seen)}. Give one, or choose the method fast.")
+        size = min(SIZE, largest_kernel((height, width)))
+        image_side, tilt_side = self.prior.image_size, self.tilt_prior.image_size
+        for side, needed in (
+            (image_side or BLINDDPS_SIDE, max(blinddps_turbulence.sides(height, width, size, self.tilt_unit))),
+            (tilt_side or BLINDDPS_SIDE, max(height, width) + size - 1),
+        ):
+            if needed > side:
+                largest = max(height, width) - (needed - side)
+                raise UsageError(
+                    f"blinddps takes frames of up to {largest} pixels on a side with these priors; this one has "
+                    f"{width}x{height}. Cut a part out, or choose the method fast."
+                )
+        y, steps = seen[0], settings.effective_steps
+
+        def report(step: Step) -> None:
+            progress("blinddps", step.index + 1, step.total)
+            callback(step)
+
+        callback(Step(-1, steps, y, y.new_zeros(size, size)))
+        found = blinddps_turbulence.sample(
+            self.prior.predict,
+            self.kernel_prior.predict,
+            self.tilt_prior.predict,
+            linear_alpha_bar(),
+            y.expand(-1, self.prior.channels, -1, -1),
+            size,
+            self.tilt_unit,
+            steps=steps,
+            image_side=image_side,
+            tilt_side=tilt_side,
+            generator=torch.Generator().manual_seed(settings.seed),
+            callback=report,
+        )
+        image = found.image.mean(dim=1, keepdim=True) if seen.channels == 1 else found.image
+        callback(Step(steps, steps, image, found.kernel))
+        again = blur(extend(warp(image, found.tilt), size // 2), found.kernel)
+        rest = float((again - y).square().mean().sqrt())
+        weights = y.new_ones(1)
+        return _Found(seen.image(image), found.kernel, found.tilt, 1, weights, _noise(seen), rest, False, ())
+
+
+def stabilised(frame: NDArray[Any], tilt: NDArray[np.float32], spacing: int) -> NDArray[Any]:
     """A frame with its tilt taken away, in its shape and type.
 
     Args:
@@ -176,6 +301,32 @@ def stabilised(frame: NDArray[Any], tilt: NDArray[np.float32], spacing: int = CE
         spacing: of SequenceResult.
     """
     photo = Pixels(frame, torch.device("cpu"))
+    field = enlarged(torch.from_numpy(tilt)[None], photo.height, photo.width, spacing)
     still = photo.like()
-    still.write(0, registration.without_tilt(photo.whole(), torch.from_numpy(tilt)[None]))
+    still.write(0, warp(photo.whole(), inverse(field)))
     return still.array
+
+
+def _noise(frames: Frames) -> float:
+    """Standard deviation of the noise of a frame: the median of some, spread evenly."""
+    number = min(len(frames), NOISE_FRAMES)
+    chosen = [round(i * (len(frames) - 1) / max(1, number - 1)) for i in range(number)]
+    return float(np.median([estimate_sigma(frames[i]) for i in chosen]))
+
+
+def _pixels(image: Tensor) -> Pixels:
+    """(1, C, H, W) as a photo of floating point."""
+    values = image[0].permute(1, 2, 0).clamp(0, 1).cpu().numpy()
+    return Pixels(values, image.device, grey=image.shape[1] == 1)
+
+
+def _warnings(misfits: Tensor) -> tuple[str, ...]:
+    usual = float(misfits.median())
+    unlike = [i + 1 for i, misfit in enumerate(misfits.tolist()) if misfit > max(UNLIKE[0] * usual, UNLIKE[1])]
+    if not unlike:
+        return ()
+    which = f"Frame {unlike[0]} is" if len(unlike) == 1 else f"Frames {', '.join(map(str, unlike))} are"
+    return (
+        f"{which} hardly like the others (counted from 1). If the scene or the light is another there, leave them out "
+        "with --frames.",
+    )

@@ -1,14 +1,43 @@
 """The blur of turbulence: what is left of the air in an exposure too short for it to move."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from blinddeblur.errors import KernelError, UsageError
 
 SIZE = 31  # of kernels; holds 97 % of the light up to D / r0 = 4, 95 % up to 6
 TRANSFORM = 512  # pixels a side of the transform that kernels are made with; light beyond it comes round, under 0.1 %
+STRENGTHS = (0.0, *np.geomspace(0.5, 8, 24).round(3).tolist())  # D / r0 of the family of blurs
+FINER = (1.0, 1.5)  # pixels per lambda / D of blurs narrower than all of these: a lens that outdoes the pixels
+
+
+@dataclass(frozen=True)
+class Blurs:
+    """Round blurs from none to strong turbulence, a family of one parameter.
+
+    Attributes:
+        kernels: (M, K, K), the first a single point.
+        strengths: (M,), D / r0 of each; 0 for those that are no air at all.
+    """
+
+    kernels: Tensor
+    strengths: Tensor
+
+
+def round_blurs(size: int, device: torch.device | str = "cpu") -> Blurs:
+    """The family on arrays of an odd side `size`."""
+    point = np.zeros((size, size), np.float32)
+    point[size // 2, size // 2] = 1
+    finer = [short_exposure_kernel(0, size, pixels) for pixels in FINER]
+    air = [short_exposure_kernel(strength, size) for strength in STRENGTHS]
+    kernels = torch.from_numpy(np.stack([point, *finer, *air]))
+    strengths = torch.tensor([0.0] * (1 + len(FINER)) + list(STRENGTHS))
+    return Blurs(kernels.to(device), strengths.to(device))
 
 
 def short_exposure_kernel(

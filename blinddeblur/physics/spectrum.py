@@ -1,5 +1,6 @@
 """How the power of a picture is spread over frequencies, all directions together: what a round blur changes."""
 
+import math
 from functools import lru_cache
 
 import torch
@@ -52,7 +53,7 @@ def _mean_of_bands(power: Tensor) -> Tensor:
 
 
 def _edges() -> Tensor:
-    return torch.logspace(*(torch.tensor(f).log10().item() for f in (LOWEST, HIGHEST)), BANDS + 1)
+    return torch.logspace(math.log10(LOWEST), math.log10(HIGHEST), BANDS + 1)
 
 
 @lru_cache(maxsize=4)

@@ -37,6 +37,15 @@ def warp(x: Tensor, tilt: Tensor) -> Tensor:
     )
 
 
+def within(tilt: Tensor, margin: int = 0) -> Tensor:
+    """1 where p + phi(p) lies on an image that reaches beyond the field by `margin`, else 0: (B, 1, H, W)."""
+    height, width = tilt.shape[-2:]
+    row = torch.arange(height, device=tilt.device)[:, None] + tilt[:, :1]
+    column = torch.arange(width, device=tilt.device) + tilt[:, 1:]
+    inside = (row >= -margin) & (row <= height - 1 + margin) & (column >= -margin) & (column <= width - 1 + margin)
+    return inside.to(tilt.dtype)
+
+
 def inverse(tilt: Tensor, iterations: int = 8) -> Tensor:
     """psi with T_psi T_phi = 1, within the frame: phi(p + psi(p)) + psi(p) = 0, by repeating psi = -phi(p + psi).
 

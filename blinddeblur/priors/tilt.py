@@ -147,6 +147,15 @@ class KolmogorovTilt:
             tables.append(table[: 2 * height - 1, : 2 * width - 1].clone())  # not a view: the whole may be large
         return torch.stack(tables)
 
+    def structure(self, lag: int) -> float:
+        """Mean squared difference of a component between points `lag` pixels apart along an axis, in squared pixels.
+
+        The mean over both axes and components. Unlike the variance it hardly depends on the outer scale, and a few
+        fields show it well.
+        """
+        rows, columns, _ = self.covariance(lag + 1, lag + 1)
+        return float((2 * (rows + columns)[lag, lag] - (rows + columns)[lag, -1] - (rows + columns)[-1, lag]) / 2)
+
     def spectrum(self, shape: tuple[int, int], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
         """f_row (P, 1), f_column (1, Q // 2 + 1) and S / (f f^T) (P, Q // 2 + 1) on a P x Q torus with odd sides."""
         row = torch.fft.fftfreq(shape[0], dtype=torch.float64, device=device)[:, None]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blinddeblur.physics.convolution import conjugate_gradient
-from blinddeblur.physics.tilt import enlarged, warp
+from blinddeblur.physics.tilt import enlarged, warp, within
 from blinddeblur.priors.tilt import KolmogorovTilt
 from blinddeblur.priors.window import torus_of
 
@@ -23,6 +23,9 @@ OUTLIER = 3.0  # standard deviations beyond which a pixel counts less: something
 
 def tilt_step(z: Tensor, frames: Tensor, tilt: Tensor, prior: KolmogorovTilt, sigma: float) -> Tensor:
     """Better fields than `tilt`, for frames(p) = z(p + phi(p)) + n: one Gauss-Newton step.
+
+    A shift that a whole frame shares costs nothing, since a camera moves as well: the prior is about the median of each
+    field. What lies beyond z tells nothing.
 
     Args:
         z: (1, C, H + 2 m, W + 2 m), the image as it would be seen without tilt, blurred; m >= 0.
@@ -36,8 +39,11 @@ def tilt_step(z: Tensor, frames: Tensor, tilt: Tensor, prior: KolmogorovTilt, si
     seen, row, column = warp(torch.cat([z, *_slopes(z)], dim=1), field).chunk(3, dim=1)
     rest = frames - seen
     trust = (1 + (rest.square().mean(dim=1, keepdim=True) / (OUTLIER * sigma) ** 2)).rsqrt()  # its square is the weight
+    trust = trust * within(field, (z.shape[-1] - width) // 2)
+    shift = tilt.flatten(2).median(dim=2).values[:, :, None, None]
+    from_shift = field - shift
     row, column = row * trust, column * trust
-    rest = rest * trust + row * field[:, :1] + column * field[:, 1:]
+    rest = rest * trust + row * from_shift[:, :1] + column * from_shift[:, 1:]
     products = [
         (a * b).sum(dim=1) for a, b in ((row, row), (row, column), (column, column), (row, rest), (column, rest))
     ]
@@ -52,7 +58,7 @@ def tilt_step(z: Tensor, frames: Tensor, tilt: Tensor, prior: KolmogorovTilt, si
 
     right = basis.adjoint(torch.stack([right_row, right_column], dim=1))
     white = conjugate_gradient(normal, right, torch.zeros_like(right), ITERATIONS)
-    return basis.field(white)
+    return shift + basis.field(white)
 
 
 def _slopes(z: Tensor) -> tuple[Tensor, Tensor]:
