@@ -16,7 +16,7 @@ from torch import Tensor
 
 from blinddeblur.engine import NO_BLUR, Engine, Progress, given_kernel, in_tiles, load
 from blinddeblur.errors import PhotoError, UsageError
-from blinddeblur.physics.atmosphere import SIZE, round_blurs
+from blinddeblur.physics.atmosphere import SIZE, Blurs, round_blurs
 from blinddeblur.physics.convolution import blur, extend
 from blinddeblur.physics.noise import estimate_sigma
 from blinddeblur.physics.tilt import enlarged, inverse, warp
@@ -219,24 +219,25 @@ class TurbulenceEngine:
             progress("tilt and blur", step.index + 1, step.total)
             callback(step)
 
+        size = min(SIZE, largest_kernel((seen.height, seen.width)))
+        blurs = round_blurs(size, self.device)
         if settings.kernel is not None:
             kernel = given_kernel(settings.kernel, _pixels(seen[0]))
-        else:
-            size = min(SIZE, largest_kernel((seen.height, seen.width)))
-            callback(Step(-1, steps, seen[0], tilts.new_zeros(size, size)))
-            found = fast_turbulence.sample(
-                in_tiles(self.prior, self.prior.image_size or min(WHOLE_SIDE, max(seen.height, seen.width) + size)),
-                grey,
-                tilts,
-                weights,
-                round_blurs(size, self.device),
-                prior,
-                noise,
-                steps,
-                torch.Generator().manual_seed(settings.seed),
-                report,
-            )
-            kernel, tilts = found.kernel, found.tilts
+            blurs = Blurs(kernel[None], kernel.new_zeros(1))
+        callback(Step(-1, steps, seen[0], torch.zeros_like(blurs.kernels[0])))
+        side = self.prior.image_size or min(WHOLE_SIDE, max(seen.height, seen.width) + blurs.kernels.shape[-1])
+        kernel, tilts = fast_turbulence.sample(
+            in_tiles(self.prior, side),
+            grey,
+            tilts,
+            weights,
+            blurs,
+            prior,
+            noise,
+            steps,
+            torch.Generator().manual_seed(settings.seed),
+            report,
+        )
         still = registration.still(seen, tilts, weights, noise)
         unlike = registration.misfits(grey, tilts, still.mean(dim=1, keepdim=True))
         restored, rest, sharp = still, 0.0, float(kernel.max()) > NO_BLUR

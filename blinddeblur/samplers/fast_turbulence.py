@@ -9,7 +9,6 @@ tilts of all frames are Gauss-Newton steps under their Gaussian prior, now again
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,23 +26,8 @@ from blinddeblur.samplers.tilt_step import CELL
 
 SIGMAS = (0.3, 0.05)  # above what fast starts from: there the prior still has its say in how wide the blur is
 FIRST_STEPS = 4  # of the restoration that the diffusion starts from
-EVIDENCE = (
-    300.0  # measurements that the misfit of all edges counts for; they are many, but share the error of the prior
-)
+EVIDENCE = 300.0  # measurements that all edges count for; they are more, but share the error of the prior
 REGISTRATIONS = 2  # of the tilts on the way, however many steps there are
-
-
-@dataclass(frozen=True)
-class Restored:
-    """What the sampler found; the image follows from it, in colour.
-
-    Attributes:
-        kernel: (K, K), of the blur that the frames share.
-        tilts: (N, 2, h, w), as `registration.register` has them.
-    """
-
-    kernel: Tensor
-    tilts: Tensor
 
 
 def sample(
@@ -57,7 +41,7 @@ def sample(
     steps: int,
     generator: torch.Generator | None = None,
     callback: Callable[[Step], None] = lambda step: None,
-) -> Restored:
+) -> tuple[Tensor, Tensor]:
     """Refine the image, the blur that the frames share and the tilts of all frames together.
 
     Args:
@@ -71,6 +55,9 @@ def sample(
         steps: number of noise levels.
         generator: of the injected noise, on the CPU.
         callback: told of every step.
+
+    Returns:
+        the kernel (K, K) of the blur, and tilts as `registration.register` has them. The image follows from both.
     """
     left = sigma * float(weights.square().sum().sqrt())
     model_sigma = math.hypot(MODEL_ERROR * left, MODEL_FLOOR)
@@ -90,7 +77,7 @@ def sample(
             y = Measurement.of(registration.fused(frames, tilts, weights, blur(x0, kernel), sigma))
         x = image_step(x0, y, kernel, PRIOR_SHARE * (model_sigma / level) ** 2)
         callback(Step(index, steps, x, kernel))
-    return Restored(kernel, tilts)
+    return kernel, tilts
 
 
 def evidence(x0: Tensor, y: Measurement, blurs: Blurs) -> Tensor:
