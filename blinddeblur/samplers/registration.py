@@ -20,7 +20,7 @@ from blinddeblur.samplers.tilt_step import CELL, tilt_step
 SCALES = ((4.0, 2.0, 1.0, 0.0), (1.0, 0.0), (1.0, 0.0))
 FIRST_REFERENCE = 25  # frames, spread evenly, whose median is the first reference
 LEAST_SHIFT = 4  # pixels of a whole frame below which the tilts take care of it
-MORE_LIKE = 0.7  # of the mean square difference that is left after a shift, at most
+MORE_LIKE = 0.5  # of the mean square difference that is left after a shift, at most; of another scene 0.5 and more are
 DETAILS = (2.0, 10.0)  # pixels of smoothing, between which lies what shifts are seen by
 CHUNK_PIXELS = 2_000_000  # of frames that are worked on at once
 NOISE = (1.5, 0.01)  # so many times the noise counts as such, and at least this: blur that differs, and interpolation
