@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from blinddeblur.physics import measurement
+from blinddeblur.physics.atmosphere import SIZE, short_exposure_kernel
 from blinddeblur.physics.convolution import blur
+from blinddeblur.physics.tilt import warp
+from blinddeblur.priors.tilt import KolmogorovTilt
 from blinddeblur.training.kernels import exposed
+from blinddeblur.training.turbulence import Sequence, kolmogorov_tilts, seen_through
 
 
 def sharp(height: int, width: int, channels: int, seed: int = 0) -> NDArray[np.float32]:
@@ -57,6 +61,38 @@ def lamps(linear: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     y = y + 0.004 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     frame = x[..., margin:-margin, margin:-margin]
     return tuple(p.clamp(0, 1)[0].numpy().transpose(1, 2, 0) for p in (frame, y))  # type: ignore[return-value]
+
+
+def turbulent(
+    number: int,
+    height: int,
+    width: int,
+    channels: int = 1,
+    strengths: float | list[float] = 2.0,
+    shifts: list[tuple[int, int]] | None = None,
+    sigma: float = 0.01,
+    seed: int = 0,
+) -> tuple[Sequence, NDArray[np.float32]]:
+    """Frames seen through turbulence, and the scene as they can tell it: (height, width, channels), under their mean
+    tilt.
+
+    Args:
+        number: of frames.
+        strengths: D / r0 of the blur, of all frames or of each; their mean is that of the tilt.
+        shifts: rows and columns by which the camera had moved when it took each frame.
+        sigma: standard deviation of the noise; frames have 8 bits.
+    """
+    rng = np.random.default_rng(seed)
+    each = np.broadcast_to(strengths, number)
+    kernels = np.stack([short_exposure_kernel(strength) for strength in each])
+    tilts = kolmogorov_tilts(rng, KolmogorovTilt(each.mean(), 16.0), number, height + SIZE - 1, width + SIZE - 1)
+    tilts += np.reshape(shifts or [(0, 0)] * number, (number, 2, 1, 1)).astype(np.float32)
+    margin = SIZE // 2 + int(np.abs(tilts).max()) + 4
+    scene = sharp(height + 2 * margin, width + 2 * margin, channels, seed)
+    seen = seen_through(rng, scene, tilts, kernels, sigma)
+    middle = torch.from_numpy(seen.tilts).mean(dim=0, keepdim=True)
+    own = warp(torch.from_numpy(scene.transpose(2, 0, 1))[None], middle)[0]
+    return seen, own.numpy().transpose(1, 2, 0)
 
 
 def psnr(a: NDArray[np.float32], b: NDArray[np.float32], border: int = 12) -> float:
