@@ -26,12 +26,12 @@ def radial_power(y: Tensor) -> Tensor:
     for tile in tiles:
         part = tile.of(y)[0, 0]
         total += torch.fft.rfft2((part - part.mean()) * window).abs().square() / window.square().sum()
-    return _mean_of_bands(total / len(tiles))
+    return _mean_of_bands(total / len(tiles), width)
 
 
 def radial_transfer(kernel: Tensor) -> Tensor:
     """(BANDS,): the squared modulus of the transfer function of a (K, K) kernel."""
-    return _mean_of_bands(torch.fft.rfft2(kernel, s=(WINDOW, WINDOW)).abs().square())
+    return _mean_of_bands(torch.fft.rfft2(kernel, s=(WINDOW, WINDOW)).abs().square(), WINDOW)
 
 
 def frequencies() -> Tensor:
@@ -46,8 +46,9 @@ def counts(height: int, width: int) -> Tensor:
     return torch.bincount(_bands(rows, columns).flatten() + 1, minlength=BANDS + 1)[1:].float()
 
 
-def _mean_of_bands(power: Tensor) -> Tensor:
-    bands = _bands(power.shape[0], 2 * (power.shape[1] - 1)).to(power.device).flatten() + 1
+def _mean_of_bands(power: Tensor, width: int) -> Tensor:
+    """(BANDS,), of the power (H, width // 2 + 1) of a real transform."""
+    bands = _bands(power.shape[0], width).to(power.device).flatten() + 1
     sums = torch.bincount(bands, weights=power.flatten().double(), minlength=BANDS + 1)[1:]
     return (sums / torch.bincount(bands, minlength=BANDS + 1)[1:]).float()
 
