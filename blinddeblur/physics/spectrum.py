@@ -14,7 +14,7 @@ LOWEST, HIGHEST = 0.015, 0.5  # cycles per pixel: four periods in a window, and 
 
 
 def radial_power(y: Tensor) -> Tensor:
-    """(BANDS,): the power spectral density of a picture (1, 1, H, W), per pixel, under a Hann window.
+    """(BANDS,), on the CPU: the power spectral density of a picture (1, 1, H, W), per pixel, under a Hann window.
 
     White noise of standard deviation s has s^2 in all bands. A band that a small picture has no frequency in is not
     a number.
@@ -30,7 +30,7 @@ def radial_power(y: Tensor) -> Tensor:
 
 
 def radial_transfer(kernel: Tensor) -> Tensor:
-    """(BANDS,): the squared modulus of the transfer function of a (K, K) kernel."""
+    """(BANDS,), on the CPU: the squared modulus of the transfer function of a (K, K) kernel."""
     return _mean_of_bands(torch.fft.rfft2(kernel, s=(WINDOW, WINDOW)).abs().square(), WINDOW)
 
 
@@ -47,9 +47,10 @@ def counts(height: int, width: int) -> Tensor:
 
 
 def _mean_of_bands(power: Tensor, width: int) -> Tensor:
-    """(BANDS,), of the power (H, width // 2 + 1) of a real transform."""
-    bands = _bands(power.shape[0], width).to(power.device).flatten() + 1
-    sums = torch.bincount(bands, weights=power.flatten().double(), minlength=BANDS + 1)[1:]
+    """(BANDS,) on the CPU, since Apple's GPUs have no double precision; of the power (H, width // 2 + 1) of a real
+    transform."""
+    bands = _bands(power.shape[0], width).flatten() + 1
+    sums = torch.bincount(bands, weights=power.cpu().flatten().double(), minlength=BANDS + 1)[1:]
     return (sums / torch.bincount(bands, minlength=BANDS + 1)[1:]).float()
 
 

@@ -19,9 +19,9 @@ LEAST_STRENGTH = 0.25  # D / r0; all that is less is no blur worth the name
 
 def from_spectrum(y: Tensor, blurs: Blurs, sigma: float) -> Tensor:
     """(M,): the logarithm of how likely each blur is for a picture (1, 1, H, W) with noise sigma, up to a constant."""
-    transfers = torch.stack([radial_transfer(kernel) for kernel in blurs.kernels.cpu()])
+    transfers = torch.stack([radial_transfer(kernel) for kernel in blurs.kernels])
     number = counts(y.shape[-2], y.shape[-1])
-    found = spectrum.log_likelihood(radial_power(y).cpu(), transfers, sigma**2, frequencies(), number)
+    found = spectrum.log_likelihood(radial_power(y), transfers, sigma**2, frequencies(), number)
     return found.to(blurs.kernels.device)
 
 
