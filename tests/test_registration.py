@@ -104,7 +104,7 @@ def test_what_one_frame_did_not_see_comes_from_those_that_did() -> None:
 
 
 def test_what_moved_by_itself_counts_less() -> None:
-    seen, own = turbulent(6, 80, 80)
+    seen, _ = turbulent(6, 80, 80)
     frames, truth = planes(seen.frames), free(seen)
     passing = np.s_[..., 30:46, 34:50]
     frames[2][passing] = 1 - frames[2][passing].round()

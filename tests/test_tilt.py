@@ -94,6 +94,23 @@ def test_samples_have_the_covariance() -> None:
     assert float(crossed.mean()) == pytest.approx(float(lags[2, zero + 3, zero + 3]), abs=error)
 
 
+@pytest.mark.parametrize("lag", [1, 5, 12])
+def test_points_differ_as_the_structure_function_says(lag: int) -> None:
+    fields = SMALL.sample(400, 24, 24, generator(4))
+    differences = (fields[..., lag:, :] - fields[..., :-lag, :], fields[..., lag:] - fields[..., :-lag])
+    mean = sum(float(difference.square().mean()) for difference in differences) / 2
+    assert SMALL.structure(lag) == pytest.approx(mean, rel=0.06)
+    assert SMALL.structure(0) == pytest.approx(0, abs=1e-9)
+    doubled = KolmogorovTilt(2 * SMALL.d_over_r0, SMALL.correlation_length, SMALL.outer_scale)
+    assert doubled.structure(lag) == pytest.approx(2 ** (5 / 3) * SMALL.structure(lag))
+
+
+def test_near_points_hardly_know_the_outer_scale() -> None:
+    near, far = KolmogorovTilt(2, 4, 80), KolmogorovTilt(2, 4, 320)
+    assert far.variance > 1.4 * near.variance
+    assert far.structure(4) == pytest.approx(near.structure(4), rel=0.08)
+
+
 def test_a_seed_gives_the_same_fields_however_many_are_drawn() -> None:
     three = SMALL.sample(3, 7, 10, generator(5))
     assert three.shape == (3, 2, 7, 10)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from blinddeblur.physics.convolution import blur
-from blinddeblur.physics.tilt import enlarged, inverse, warp
+from blinddeblur.physics.tilt import enlarged, inverse, warp, within
 
 SIZES = [(8, 8), (7, 9), (8, 5), (1, 6), (3, 1)]
 MARGINS = [0, 1, 3]
@@ -76,6 +76,19 @@ def test_beyond_the_image_its_edge_goes_on() -> None:
         rows, columns = (torch.arange(n) + offset for n, offset in ((6, down), (7, right)))
         expected = x[..., rows.clamp(0, 5), :][..., columns.clamp(0, 6)]
         torch.testing.assert_close(warp(x, constant(down, right, 6, 7)), expected)
+
+
+@pytest.mark.parametrize("margin", [0, 2])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 9), (1, 6)])
+def test_what_lies_within_is_seen_without_the_edge_that_goes_on(height: int, width: int, margin: int) -> None:
+    inside = within(constant(0, 0, height, width), margin)
+    assert torch.equal(inside, torch.ones(1, 1, height, width, dtype=torch.float64))
+    for down, right in ((3, 0), (-3, 0), (0, 2), (0, -2), (3, -2), (20, 20), (0.5, -0.5)):
+        inside = within(constant(down, right, height, width), margin)
+        rows = [-margin <= row + down <= height - 1 + margin for row in range(height)]
+        columns = [-margin <= column + right <= width - 1 + margin for column in range(width)]
+        expected = torch.tensor(rows)[:, None] & torch.tensor(columns)
+        assert torch.equal(inside[0, 0], expected.double())
 
 
 def test_batches_meet_single_ones() -> None:
