@@ -209,6 +209,11 @@ class TurbulenceEngine:
     @torch.inference_mode()
     def _fast(self, seen: Frames, progress: Progress, callback: Callable[[Step], None]) -> _Found:
         settings, grey, steps = self.settings, _Grey(seen), self.settings.effective_steps
+        blurs = round_blurs(min(SIZE, largest_kernel((seen.height, seen.width))), self.device)
+        if settings.kernel is not None:
+            kernel = given_kernel(settings.kernel, _pixels(seen[0]))
+            blurs = Blurs(kernel[None], kernel.new_zeros(1))
+        callback(Step(-1, steps, seen[0], torch.zeros_like(blurs.kernels[0])))
         sigma = _noise(seen) if settings.sigma is None else settings.sigma
         noise = sigma / seen.channels**0.5  # of the mean of the channels
         prior = KolmogorovTilt(STRENGTH, CORRELATION_LENGTH)
@@ -219,12 +224,6 @@ class TurbulenceEngine:
             progress("tilt and blur", step.index + 1, step.total)
             callback(step)
 
-        size = min(SIZE, largest_kernel((seen.height, seen.width)))
-        blurs = round_blurs(size, self.device)
-        if settings.kernel is not None:
-            kernel = given_kernel(settings.kernel, _pixels(seen[0]))
-            blurs = Blurs(kernel[None], kernel.new_zeros(1))
-        callback(Step(-1, steps, seen[0], torch.zeros_like(blurs.kernels[0])))
         side = self.prior.image_size or min(WHOLE_SIDE, max(seen.height, seen.width) + blurs.kernels.shape[-1])
         kernel, tilts = fast_turbulence.sample(
             in_tiles(self.prior, side),
