@@ -189,7 +189,7 @@ class TurbulenceEngine:
         settings = self.settings
         found = (self._blinddps if settings.method == "blinddps" else self._fast)(seen, progress, callback)
         return SequenceResult(
-            image=found.image.array,
+            image=np.array(frames[0]) if found.sharp and len(seen) == 1 else found.image.array,
             kernel=found.kernel.cpu().numpy().astype(np.float32),
             tilts=found.tilts.cpu().numpy(),
             spacing=found.spacing,
