@@ -440,7 +440,7 @@ def in_tiles(prior: Prior, side: int) -> Denoiser:
         bottom, right = max(0, side - height), max(0, side - width)
         padded = torch.nn.functional.pad(x, (0, right, 0, bottom), mode="replicate")
         height_padded, width_padded = padded.shape[-2:]
-        tiles = grid(height_padded, width_padded, side, NETWORK_OVERLAP)
+        tiles = grid(height_padded, width_padded, side, min(NETWORK_OVERLAP, side // 2))
         whole = blend(((t, prior.denoise(t.of(padded), sigma)) for t in tiles), height_padded, width_padded)
         return whole[..., :height, :width]
 
