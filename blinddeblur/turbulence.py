@@ -209,10 +209,11 @@ class TurbulenceEngine:
     @torch.inference_mode()
     def _fast(self, seen: Frames, progress: Progress, callback: Callable[[Step], None]) -> _Found:
         settings, grey, steps = self.settings, _Grey(seen), self.settings.effective_steps
-        blurs = round_blurs(min(SIZE, largest_kernel((seen.height, seen.width))), self.device)
-        if settings.kernel is not None:
-            kernel = given_kernel(settings.kernel, _pixels(seen[0]))
-            blurs = Blurs(kernel[None], kernel.new_zeros(1))
+        if settings.kernel is None:
+            blurs = round_blurs(min(SIZE, largest_kernel((seen.height, seen.width))), self.device)
+        else:
+            known = given_kernel(settings.kernel, _pixels(seen[0]))
+            blurs = Blurs(known[None], known.new_zeros(1))
         callback(Step(-1, steps, seen[0], torch.zeros_like(blurs.kernels[0])))
         sigma = _noise(seen) if settings.sigma is None else settings.sigma
         noise = sigma / seen.channels**0.5  # of the mean of the channels
