@@ -11,14 +11,15 @@ import cv2
 import numpy as np
 import pytest
 from photofiles import profile
-from scenes import blurred, decoded, streak
+from scenes import agreement, blurred, decoded, psnr, streak, turbulent
 from typer.testing import CliRunner, Result
 
 from blinddeblur import photo, weights
 from blinddeblur.cli import app
 from blinddeblur.turbulence_run import plan
 
-QUICK = ["--kernel", "k.npy", "--steps", "2", "--device", "cpu"]
+BLIND = ["--steps", "2", "--device", "cpu"]
+QUICK = ["--kernel", "k.npy", *BLIND]
 RESULTS = ["kernel.npy", "kernel.png", "restored.png", "tilt.npz", "tilt.png"]
 NUMBER, HEIGHT, WIDTH = 4, 60, 64
 
@@ -100,6 +101,72 @@ def test_a_film_in_and_films_out() -> None:
     inner = np.s_[8:-8, 8:-8]
     moves, rests = (np.std([image[inner] for image in film], axis=0).mean() for film in (images[1:], still))
     assert rests < 0.5 * moves
+
+
+def test_a_video_without_a_known_kernel() -> None:
+    seen, own = turbulent(8, HEIGHT, WIDTH, 3)
+    lossless = cv2.VideoWriter.fourcc(*"FFV1")
+    writer = cv2.VideoWriter("air.avi", cv2.CAP_FFMPEG, lossless, 12.5, (WIDTH, HEIGHT))
+    for frame in (1 - seen.frames[0], *seen.frames):  # the first of the film is left out
+        writer.write(np.rint(255 * frame).astype(np.uint8)[..., ::-1])
+    writer.release()
+    options = ["--frames", "1:", "--stabilised", "still.gif", "--record", "how.gif"]
+    result = run("turbulence", "air.avi", "--json", *options, *BLIND)
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert (facts["frames"], facts["warnings"], facts["kernel_size"]) == (8, [], 31)
+    assert all(f"air.avi: {stage}" in result.stderr for stage in ("registration", "tilt and blur", "restoration"))
+    assert tree("air.avi.deblurred") == RESULTS
+    restored = photo.read(Path("air.avi.deblurred/restored.png")).pixels
+    assert psnr(restored, own) > psnr(seen.frames.mean(axis=0), own) + 3
+    assert agreement(np.load("air.avi.deblurred/kernel.npy"), seen.kernels[0]) > 0.9
+    with np.load("air.avi.deblurred/tilt.npz") as fields:
+        assert fields["names"].tolist() == [f"frame {index}" for index in range(1, 9)]
+    images, durations = decoded(Path("still.gif").read_bytes())
+    assert (len(images), set(durations)) == (8, {80})
+    assert len(decoded(Path("how.gif").read_bytes())[0]) == 4  # the start, two steps, the result
+
+
+def test_one_small_frame() -> None:
+    seen, own = turbulent(1, 48, 52)
+    photo.write(photo.Photo(seen.frames[0]), Path("small.png"))
+    result = run("turbulence", "small.png", "-v", *BLIND)
+    assert result.exit_code == 0, result.output
+    assert "(1 frame, " in result.stdout
+    assert tree("small.png.deblurred") == RESULTS
+    assert np.load("small.png.deblurred/kernel.npy").shape == (25, 25)
+    restored = photo.read(Path("small.png.deblurred/restored.png")).pixels
+    assert psnr(restored, own) > psnr(seen.frames[0], own) + 1
+
+
+def test_blinddps_on_one_frame() -> None:
+    make(number=2, channels=3)
+    options = ["--method", "blinddps", "--json", "--stabilised", "still.gif", "--record", "how.gif", *BLIND]
+    result = run("turbulence", "in/1.png", *options)
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert (facts["method"], facts["steps"], facts["frames"], facts["weights"]) == ("blinddps", 2, 1, [1])
+    assert "1.png: blinddps" in result.stderr
+    assert tree("in/1.png.deblurred") == RESULTS
+    assert photo.read(Path("in/1.png.deblurred/restored.png")).stored.shape == (HEIGHT, WIDTH, 3)
+    with np.load("in/1.png.deblurred/tilt.npz") as fields:
+        assert (int(fields["spacing"]), fields["tilts"].shape) == (1, (1, 2, HEIGHT, WIDTH))
+    assert len(decoded(Path("still.gif").read_bytes())[0]) == 1
+    assert len(decoded(Path("how.gif").read_bytes())[0]) == 4
+    before = tree()
+    several = run("turbulence", "in", *options[:2], *BLIND)
+    assert several.exit_code == 2, several.output
+    assert "blinddps restores one frame, not 2" in several.stderr
+    assert tree() == before
+
+
+def test_a_frame_of_another_scene_is_named() -> None:
+    make(number=6)
+    other = photo.read(Path("in/3.png")).stored[::-1, ::-1].copy()
+    photo.write(photo.Photo(other), Path("in/3.png"), overwrite=True)
+    result = run("turbulence", "in", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "warning: in: Frame 4 is hardly like the others" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -226,13 +293,22 @@ def test_what_cannot_be_done_is_said_before_it_begins(arguments: list[str], code
     assert Path("film.gif").read_bytes() == b"GIF89a, a film of one's own"
 
 
-@pytest.mark.parametrize(("prior", "code", "words"), [("nothing", 2, "no weights named"), ("ffhq-256", 3, "download")])
-def test_weights_that_are_missing(prior: str, code: int, words: str) -> None:
-    make(number=2)
-    result = run("turbulence", "in", "--prior", prior, *QUICK)
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--prior", "nothing"], 2, "no weights named"),
+        (["--prior", "ffhq-256"], 3, "`blinddeblur download-weights ffhq-256`"),
+        (["--method", "blinddps", "--tilt-prior", "blinddps-tilt"], 3, "`blinddeblur download-weights blinddps-tilt`"),
+        (["--method", "blinddps", "--tilt-prior", "kernel"], 2, "of kind kernel"),
+    ],
+)
+def test_weights_that_are_missing_are_named_before_frames_are_read(options: list[str], code: int, words: str) -> None:
+    make(number=1)
+    result = run("turbulence", "in", *options, *BLIND)
     assert result.exit_code == code, result.output
     assert words in result.stderr
-    assert tree() == ["in/0.png", "in/1.png"]
+    assert not any(stage in result.stderr for stage in ("frames", "registration", "blinddps:"))
+    assert tree() == ["in/0.png"]
 
 
 def test_an_interrupt_leaves_nothing() -> None:
