@@ -6,7 +6,7 @@ share it.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blinddeblur.engine import NO_BLUR, Engine, Progress, given_kernel, in_tiles, load
+from blinddeblur.engine import NO_BLUR, Engine, Progress, given_kernel, in_tiles, informative_crop, load
 from blinddeblur.errors import PhotoError, UsageError
 from blinddeblur.physics.atmosphere import SIZE, Blurs, round_blurs
 from blinddeblur.physics.convolution import blur, extend
@@ -28,12 +28,13 @@ from blinddeblur.samplers.kernel_estimation import largest_kernel
 from blinddeblur.samplers.schedule import Step
 from blinddeblur.samplers.tilt_step import CELL
 from blinddeblur.settings import SequenceSettings, Settings
+from blinddeblur.tiles import Tile
 
 STRENGTH = 5.0  # D / r0 that many frames are expected to show: more than most do, so that no field is held back
 BLINDDPS_STRENGTH = 2.0  # that of blinddps: tilts of 1.2 pixels (root mean square), about those of the paper
 CORRELATION_LENGTH = 16.0  # pixels
 NOISE_FRAMES = 5  # whose noise stands for that of all
-WHOLE_SIDE = 768  # pixels of what the network sees at once
+ESTIMATION_SIDE = 512  # pixels of the part of large frames on which the blur is estimated
 BLINDDPS_SIDE = 512  # pixels: blinddps takes the gradient through a network that sees the whole frame
 NETWORK_UNIT = 2.5  # pixels that are 1 to a network of tilts: where the fields of the paper end
 UNLIKE = (3.0, 0.04)  # a frame differs from the rest by so many times what is usual, and by this much
@@ -114,16 +115,16 @@ class Frames(Sequence[Tensor]):
 
 
 class _Grey(Sequence[Tensor]):
-    """The mean of the channels of each frame."""
+    """The mean of the channels of a part of each frame."""
 
-    def __init__(self, frames: Frames) -> None:
-        self._frames = frames
+    def __init__(self, frames: Frames, part: Tile) -> None:
+        self._frames, self._part = frames, part
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
-        return self._frames[index].mean(dim=1, keepdim=True)
+        return self._part.of(self._frames[index]).mean(dim=1, keepdim=True)
 
 
 class _Found(NamedTuple):
@@ -208,36 +209,14 @@ class TurbulenceEngine:
 
     @torch.inference_mode()
     def _fast(self, seen: Frames, progress: Progress, callback: Callable[[Step], None]) -> _Found:
-        settings, grey, steps = self.settings, _Grey(seen), self.settings.effective_steps
-        if settings.kernel is None:
-            blurs = round_blurs(min(SIZE, largest_kernel((seen.height, seen.width))), self.device)
-        else:
-            known = given_kernel(settings.kernel, _pixels(seen[0]))
-            blurs = Blurs(known[None], known.new_zeros(1))
-        callback(Step(-1, steps, seen[0], torch.zeros_like(blurs.kernels[0])))
-        sigma = _noise(seen) if settings.sigma is None else settings.sigma
+        steps, blurs = self.settings.effective_steps, self._blurs(seen)
+        sigma = _noise(seen) if self.settings.sigma is None else self.settings.sigma
         noise = sigma / seen.channels**0.5  # of the mean of the channels
+        grey = _Grey(seen, Tile(0, 0, seen.height, seen.width))
         prior = KolmogorovTilt(STRENGTH, CORRELATION_LENGTH)
         tilts = registration.register(grey, prior, noise, lambda done, total: progress("registration", done, total))
         weights = registration.lucky_weights(grey, tilts, noise)
-
-        def report(step: Step) -> None:
-            progress("tilt and blur", step.index + 1, step.total)
-            callback(step)
-
-        side = self.prior.image_size or min(WHOLE_SIDE, max(seen.height, seen.width) + blurs.kernels.shape[-1])
-        kernel, tilts = fast_turbulence.sample(
-            in_tiles(self.prior, side),
-            grey,
-            tilts,
-            weights,
-            blurs,
-            prior,
-            noise,
-            steps,
-            torch.Generator().manual_seed(settings.seed),
-            report,
-        )
+        kernel, tilts = self._blur_and_tilts(seen, tilts, weights, blurs, prior, noise, progress, callback)
         still = registration.still(seen, tilts, weights, noise)
         unlike = registration.misfits(grey, tilts, still.mean(dim=1, keepdim=True))
         restored, rest, sharp = still, 0.0, float(kernel.max()) > NO_BLUR
@@ -247,6 +226,49 @@ class TurbulenceEngine:
             restored = deblurred.whole()
         callback(Step(steps, steps, restored, kernel))
         return _Found(seen.image(restored), kernel, tilts, CELL, weights, sigma, rest, sharp, _warnings(unlike))
+
+    def _blurs(self, seen: Frames) -> Blurs:
+        """Those to choose from: the one that is given, or round ones."""
+        if self.settings.kernel is None:
+            return round_blurs(min(SIZE, largest_kernel((seen.height, seen.width))), self.device)
+        known = given_kernel(self.settings.kernel, _pixels(seen[0]))
+        return Blurs(known[None], known.new_zeros(1))
+
+    def _blur_and_tilts(
+        self,
+        seen: Frames,
+        tilts: Tensor,
+        weights: Tensor,
+        blurs: Blurs,
+        prior: KolmogorovTilt,
+        noise: float,
+        progress: Progress,
+        callback: Callable[[Step], None],
+    ) -> tuple[Tensor, Tensor]:
+        """The kernel and better tilts; of large frames only the kernel, on the part that tells most."""
+        settings, steps = self.settings, self.settings.effective_steps
+
+        def report(step: Step) -> None:
+            progress("tilt and blur", step.index + 1, step.total)
+            callback(step)
+
+        part = _telling_part(seen)
+        whole = (part.height, part.width) == (seen.height, seen.width)
+        callback(Step(-1, steps, part.of(seen[0]), torch.zeros_like(blurs.kernels[0])))
+        side = self.prior.image_size
+        kernel, better = fast_turbulence.sample(
+            self.prior.denoise if side is None else in_tiles(self.prior, side),
+            _Grey(seen, part),
+            _cells(part).of(tilts),
+            weights,
+            blurs,
+            prior,
+            noise,
+            steps,
+            torch.Generator().manual_seed(settings.seed),
+            report,
+        )
+        return kernel, better if whole else tilts
 
     def _blinddps(self, seen: Frames, progress: Progress, callback: Callable[[Step], None]) -> _Found:
         settings, height, width = self.settings, seen.height, seen.width
@@ -302,10 +324,22 @@ def stabilised(frame: NDArray[Any], tilt: NDArray[np.float32], spacing: int) -> 
         spacing: of SequenceResult.
     """
     photo = Pixels(frame, torch.device("cpu"))
-    field = enlarged(torch.from_numpy(tilt)[None], photo.height, photo.width, spacing)
+    back = enlarged(inverse(torch.from_numpy(tilt)[None], spacing), photo.height, photo.width, spacing)
     still = photo.like()
-    still.write(0, warp(photo.whole(), inverse(field)))
+    still.write(0, warp(photo.whole(), back))
     return still.array
+
+
+def _telling_part(seen: Frames) -> Tile:
+    """Of the frames, where blur and tilt are refined: the whole if they are small. It begins where cells do."""
+    middle = _pixels(seen[len(seen) // 2])
+    part = informative_crop(middle, ESTIMATION_SIDE, Tile(0, 0, seen.height, seen.width))
+    return replace(part, top=part.top // CELL * CELL, left=part.left // CELL * CELL)
+
+
+def _cells(part: Tile) -> Tile:
+    """The cells of a part that begins where cells do."""
+    return Tile(part.top // CELL, part.left // CELL, -(-part.height // CELL), -(-part.width // CELL))
 
 
 def _noise(frames: Frames) -> float:

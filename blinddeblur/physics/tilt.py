@@ -46,14 +46,19 @@ def within(tilt: Tensor, margin: int = 0) -> Tensor:
     return inside.to(tilt.dtype)
 
 
-def inverse(tilt: Tensor, iterations: int = 8) -> Tensor:
+def inverse(tilt: Tensor, cell: int = 1, iterations: int = 8) -> Tensor:
     """psi with T_psi T_phi = 1, within the frame: phi(p + psi(p)) + psi(p) = 0, by repeating psi = -phi(p + psi).
 
-    Converges where the field does not fold: its slope has to stay below 1. (B, 2, H, W) -> (B, 2, H, W).
+    Converges where the field does not fold: its slope has to stay below 1.
+
+    Args:
+        tilt: (B, 2, h, w) in pixels, at the centres of square cells.
+        cell: their side in pixels.
+        iterations: how often.
     """
     result = -tilt
     for _ in range(iterations):
-        result = -warp(tilt, result)
+        result = -warp(tilt, result / cell)
     return result
 
 

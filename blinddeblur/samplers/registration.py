@@ -154,7 +154,7 @@ def without_tilt(frames: Tensor, tilts: Tensor) -> Tensor:
 
 
 def _back(frames: Tensor, tilts: Tensor) -> Tensor:
-    return inverse(enlarged(tilts, frames.shape[-2], frames.shape[-1], CELL))
+    return enlarged(inverse(tilts, CELL), frames.shape[-2], frames.shape[-1], CELL)
 
 
 def _median(frames: Sequence[Tensor], tilts: Tensor | None = None) -> Tensor:
