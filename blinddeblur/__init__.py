@@ -4,21 +4,36 @@
     result = blinddeblur.restore(pixels)            # Result(image, kernel, sigma, residual, ...)
     prior = blinddeblur.load_prior("photo")         # prior.denoise(x, sigma)
     kernel = blinddeblur.random_kernel(rng)         # blur for tests: (63, 63), sums to 1
+    scene = blinddeblur.TurbulenceEngine().restore(frames)  # SequenceResult(image, kernel, tilts, ...)
 
 Importing the package does not import torch; using it does.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from blinddeblur.settings import Settings
+from blinddeblur.settings import SequenceSettings, Settings
 
 if TYPE_CHECKING:
     from blinddeblur.engine import Engine, Result, restore
     from blinddeblur.priors import Prior, load_prior
     from blinddeblur.training.kernels import random_kernel
+    from blinddeblur.training.turbulence import simulate_turbulence
+    from blinddeblur.turbulence import SequenceResult, TurbulenceEngine
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "Prior", "Result", "Settings", "load_prior", "random_kernel", "restore"]
+__all__ = [
+    "Engine",
+    "Prior",
+    "Result",
+    "SequenceResult",
+    "SequenceSettings",
+    "Settings",
+    "TurbulenceEngine",
+    "load_prior",
+    "random_kernel",
+    "restore",
+    "simulate_turbulence",
+]
 
 _HOMES = {
     "Engine": "engine",
@@ -26,7 +41,10 @@ _HOMES = {
     "restore": "engine",
     "Prior": "priors",
     "load_prior": "priors",
+    "SequenceResult": "turbulence",
+    "TurbulenceEngine": "turbulence",
     "random_kernel": "training.kernels",
+    "simulate_turbulence": "training.turbulence",
 }
 
 

@@ -235,8 +235,9 @@ def turbulence(
 ) -> None:
     """Restore one scene from frames seen through hot air: restored.png, kernel.png and tilt.png in a folder.
 
-    kernel.npy holds the blur, tilt.npz how far each frame is displaced where, in pixels. Up to 200
-    frames; one that cannot be read is named and left out. What is finished already is skipped.
+    kernel.npy holds the blur, tilt.npz how far each frame is displaced where, in pixels.
+    Up to 200 frames; one that cannot be read is named and left out.
+    What is finished already is skipped.
 
     Exit codes: 0 restored, 1 failed, 2 wrong usage, 3 weights missing or not as listed.
     """

@@ -357,11 +357,11 @@ def _pixels(image: Tensor) -> Pixels:
 
 def _warnings(misfits: Tensor) -> tuple[str, ...]:
     usual = float(misfits.median())
-    unlike = [i + 1 for i, misfit in enumerate(misfits.tolist()) if misfit > max(UNLIKE[0] * usual, UNLIKE[1])]
+    unlike = [i for i, misfit in enumerate(misfits.tolist()) if misfit > max(UNLIKE[0] * usual, UNLIKE[1])]
     if not unlike:
         return ()
     which = f"Frame {unlike[0]} is" if len(unlike) == 1 else f"Frames {', '.join(map(str, unlike))} are"
     return (
-        f"{which} hardly like the others (counted from 1). If the scene or the light is another there, leave them out "
+        f"{which} hardly like the others (counted from 0). If the scene or the light is another there, leave them out "
         "with --frames.",
     )
