@@ -101,6 +101,7 @@ def sample(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
     callback: Callable[[int, Estimates], None] = lambda index, estimates: None,
+    noise: Callable[[str, int], Tensor] | None = None,
 ) -> Estimates:
     """Draw all unknowns from their joint posterior.
 
@@ -113,6 +114,8 @@ def sample(
         generator: of all randomness, on the CPU.
         device: where the priors compute.
         callback: told of every step: its index from 0, and the estimates x_0 there.
+        noise: standard normal numbers for an unknown by its name, on the device, for the start (0) and for each step
+            (from 1); by default of the generator.
 
     Returns:
         the unknowns, on [-1, 1] but for the last move down the gradient.
@@ -121,10 +124,11 @@ def sample(
         EstimationError: something became not a number on the way.
     """
 
-    def noise(unknown: Unknown) -> Tensor:
-        return torch.randn(unknown.shape, generator=generator).to(device)
+    def drawn(name: str, index: int) -> Tensor:
+        return torch.randn(unknowns[name].shape, generator=generator).to(device)
 
-    states = {n: torch.zeros(u.shape, device=device) if u.prior is None else noise(u) for n, u in unknowns.items()}
+    noise = noise or drawn
+    states = {n: torch.zeros(u.shape, device=device) if u.prior is None else noise(n, 0) for n, u in unknowns.items()}
     for index, level in enumerate(levels(alpha_bar, steps)):
         estimates, variances = {}, {}
         for name, unknown in unknowns.items():
@@ -140,7 +144,7 @@ def sample(
                     states[name] = (states[name] - move).clamp(-1, 1)
                 else:
                     x_t, x0, v = states[name], estimates[name], variances[name]
-                    states[name] = level.ancestral(x_t, x0, v, noise(unknown)) - move
+                    states[name] = level.ancestral(x_t, x0, v, noise(name, index + 1)) - move
                 if not torch.isfinite(states[name]).all():
                     raise EstimationError(
                         f"The diffusion of the {name} diverged at step {index + 1}: values are no longer numbers. "

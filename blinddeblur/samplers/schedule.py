@@ -32,3 +32,9 @@ class Step:
 def log_spaced(start: float, end: float, steps: int) -> list[float]:
     """Noise levels from `start` down to `end`, each the same fraction of the one before."""
     return [start * (end / start) ** (index / (steps - 1)) for index in range(steps)]
+
+
+def paper_estimate(denoise: Denoiser, x_t: Tensor, alpha_bar: float) -> Tensor:
+    """The prior's x_0 in [0, 1] for a state of the variance-preserving diffusion of what lies in [-1, 1]."""
+    sigma = ((1 - alpha_bar) / alpha_bar) ** 0.5 / 2
+    return denoise((x_t / alpha_bar**0.5 + 1) / 2, sigma)

@@ -1,0 +1,95 @@
+"""DPS: Chung, Kim, McCann, Klasky and Ye, "Diffusion Posterior Sampling for General Noisy Inverse Problems", ICLR 2023,
+arXiv 2209.14687, for a kernel that is known. Gaussian noise is Algorithm 1, Poisson noise Algorithm 2.
+
+It is `parallel.sample` with one unknown: the ancestral sample of x_{t-1}, then a move down
+
+    zeta / |y - A x_0(x_t)| * grad |y - A x_0(x_t)|^2 = 2 zeta grad |y - A x_0(x_t)|,
+
+in the Euclidean norm for Gaussian noise (equation 16), for Poisson noise in |r|^2 = r^T Lambda r with
+Lambda_jj = 1 / (2 y_j), y in photons (equation 19). Both on [-1, 1], as in the paper.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from blinddeblur.physics.convolution import Blur, blur, mean_kernel
+from blinddeblur.samplers.parallel import STEPS, Diffusion, Estimates, Unknown, sample
+from blinddeblur.samplers.schedule import Step
+from blinddeblur.samplers.white_noise import around
+
+ZETA = 0.15  # so that the move is 0.3 of the gradient of the norm itself, as in the code that the paper points to,
+PAPER_SIZE = 3 * 256**2  # for so many values: a norm grows with the root of their number, and so must the move
+FEWEST_PHOTONS = 1.0  # of a pixel: one without any would weigh without end
+
+
+def restore(
+    prior: Diffusion,
+    alpha_bar: Tensor,
+    y: Tensor,
+    kernel: Blur,
+    photons: float | None = None,
+    steps: int = STEPS,
+    zeta: float = ZETA,
+    key: tuple[int, ...] = (0,),
+    place: tuple[int, int] = (0, 0),
+    shape: tuple[int, int] | None = None,
+    callback: Callable[[Step], None] = lambda step: None,
+) -> Tensor:
+    """Draw the sharp image of a measurement whose kernel is given.
+
+    Args:
+        prior: of the image.
+        alpha_bar: (T,), the schedule it was trained on.
+        y: (1, C, H, W) in [0, 1], the measurement: a photo or a tile of one.
+        kernel: (K, K), or a mixture for the pixels of y.
+        photons: that make white, where the noise is Poisson noise; None for Gaussian noise.
+        steps: of the reverse diffusion; fewer than 1000 by respacing.
+        zeta: step size, for images of PAPER_SIZE values.
+        key: numbers that choose the noise, zero or larger.
+        place: row and column of the tile in its photo: the noise belongs to the place, so tiles do not show.
+        shape: sides of the images the network takes, for one of fixed size; at least those of y and K - 1 more.
+        callback: told of every step.
+
+    Returns:
+        (1, C, H, W): the part of the image within the frame of y, not clipped.
+
+    Raises:
+        EstimationError: something became not a number on the way.
+    """
+    mean = mean_kernel(kernel)
+    radius = mean.shape[-1] // 2
+    height, width = y.shape[-2:]
+    seen = (height + 2 * radius, width + 2 * radius)
+    weight = 1.0 if photons is None else precision(y, photons)
+
+    def misfit(estimates: Estimates) -> Tensor:
+        explained = blur(estimates["image"][..., : seen[0], : seen[1]], kernel)
+        return torch.linalg.vector_norm(weight**0.5 * (2 * y - 1 - explained))
+
+    def within(x: Tensor) -> Tensor:
+        return (x[..., radius : radius + height, radius : radius + width] + 1) / 2
+
+    state = y.new_empty(1, y.shape[1], *(shape or seen))
+    found = sample(
+        {"image": Unknown(tuple(state.shape), prior, 2 * zeta * (y.numel() / PAPER_SIZE) ** 0.5)},
+        misfit,
+        alpha_bar,
+        steps,
+        device=y.device,
+        callback=lambda index, estimates: callback(Step(index, steps, within(estimates["image"]), mean)),
+        noise=lambda name, index: around((*key, index), place, radius, state),
+    )
+    return within(found["image"])
+
+
+def precision(y: Tensor, photons: float) -> Tensor:
+    """Lambda for pixels y in [0, 1], over its mean, so that the move is as long as under Gaussian noise."""
+    weight = 1 / (2 * (photons * y).clamp_min(FEWEST_PHOTONS))
+    return weight / weight.mean()
+
+
+def photons_of(y: Tensor, sigma: float) -> float:
+    """How many make white, where Poisson noise has the standard deviation sigma over all pixels of y."""
+    return max(FEWEST_PHOTONS, float(y.mean()) / sigma**2) if sigma > 0 else float("inf")
