@@ -70,7 +70,10 @@ def restore(
         str, typer.Option(help="The image prior: a name of download-weights --list, or a folder that train wrote.")
     ] = "photo",
     steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps of the estimate. (default: 12; blinddps 1000)")
+        int | None,
+        typer.Option(
+            metavar="N", help="Steps of the method. (default: 12; blinddps and dps 1000, ddnm and diffpir 100)"
+        ),
     ] = None,
     kernel_size: Annotated[
         str, typer.Option(metavar="auto|ODD", help="Side in pixels of the array the kernel has to fit into.")
@@ -84,6 +87,9 @@ def restore(
     sigma: Annotated[
         str, typer.Option(metavar="auto|VALUE", help="Standard deviation of the noise, where white is 1.")
     ] = "auto",
+    noise: Annotated[
+        str, typer.Option(metavar="gaussian|poisson", help="Of dps: which noise it expects.")
+    ] = "gaussian",
     linear: Annotated[
         bool, typer.Option("--linear", help="Take the blur as one of linear light, which fits bright lights better.")
     ] = False,
@@ -161,6 +167,7 @@ def restore(
             method=method,
             prior=prior,
             steps=steps,
+            noise=noise,
             kernel_size=_number("--kernel-size", kernel_size, int),
             kernel=None if kernel is None else read_kernel(kernel),
             sigma=_number("--sigma", sigma, float),
@@ -174,7 +181,7 @@ def restore(
         )
         if as_json and streamed:
             raise UsageError("Standard output cannot hold a photo and JSON. Give a file as -o, or leave out --json.")
-        if preview and (kernel is not None or method == "blinddps"):
+        if preview and (kernel is not None or method != "fast"):
             raise UsageError("A preview shows what the estimate of the method fast leads to. Leave out --preview.")
         wishes = Wishes(samples, compare, preview, record, kernel_map, overwrite, _most_pixels(max_megapixels))
         way = Way(workers, dask, fail_fast, report)

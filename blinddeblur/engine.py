@@ -25,9 +25,21 @@ from blinddeblur.physics.sharpness import is_sharp
 from blinddeblur.pixels import Pixels
 from blinddeblur.priors import Prior, load_prior
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
-from blinddeblur.samplers import blinddps, fast, kernel_estimation, kernel_grid, posterior, restoration, white_noise
+from blinddeblur.samplers import (
+    blinddps,
+    ddnm,
+    diffpir,
+    dps,
+    fast,
+    kernel_estimation,
+    kernel_grid,
+    posterior,
+    restoration,
+    white_noise,
+)
 from blinddeblur.samplers.evidence import Estimate, residual
 from blinddeblur.samplers.kernel_estimation import largest_kernel
+from blinddeblur.samplers.parallel import clipped
 from blinddeblur.samplers.schedule import Denoiser, Step
 from blinddeblur.settings import LARGEST_BLINDDPS_KERNEL, METHODS, Settings
 from blinddeblur.tiles import Tile, Tiling, blend, grid, spread
@@ -39,12 +51,14 @@ LEAST_VARYING_SIDE = 400  # pixels of a photo's shorter side: in a smaller one r
 MOST_CROPS = 100  # that are looked at for it, spread over the photo
 TILE_SIDE = 512  # pixels of a tile of the restoration
 FADE = 32  # pixels over which neighbouring tiles fade into each other
-BLINDDPS_SIDE = 192  # pixels of a tile of blinddps: a gradient through the network needs memory
+BLINDDPS_SIDE = 192  # pixels of a tile of blinddps and dps: a gradient through the network needs memory
 NETWORK_OVERLAP = 64  # pixels, where a network of fixed size is tiled
 UNIT = 256  # pixels of a square that the network is timed on; of that time, measured on two cores,
 KERNEL_WORK = 80  # is the estimate of the kernel, for each square,
 RESTORATION_WORK = 24  # the restoration,
-BLINDDPS_WORK = 4  # and a step of blinddps
+BLINDDPS_WORK = 4  # a step of blinddps or dps,
+STEP_WORK = 1.5  # and one of ddnm or diffpir
+GRADIENTS = ("blinddps", "dps")  # methods that take them through the network
 NO_BLUR = 0.8  # of a kernel's mass in one pixel
 DOUBTFUL = 0.6  # confidence below which seven kernels in ten agree with the truth by less than .7
 MISFIT = 1.5  # residual, over what a true kernel leaves at most, above which one kernel does not explain the photo
@@ -145,7 +159,7 @@ class Engine:
         estimate, rest, uncertainty = None, 0.0, None
         varying: KernelMap | None = None
         samples: list[NDArray[Any]] = []
-        with torch.inference_mode(settings.method != "blinddps"):
+        with torch.inference_mode(settings.method not in GRADIENTS):
             sharp = self._guess_sharp(patches, sigma)
             if settings.method == "blinddps":
                 restored, kernel, rest = self._blinddps(photo, progress, callback)
@@ -204,7 +218,8 @@ class Engine:
         restored, rests, tiling = photo.like(), [], self._tiling(kernel)
         tiles = tiling.tiles(photo.height, photo.width)
         middle = tiles[len(tiles) // 2]
-        callback(Step(-1, restoration.STEPS, photo.of(middle), mean_kernel(_of_tile(kernel, middle))))
+        total = restoration.STEPS if self.settings.method == "fast" else self.settings.effective_steps
+        callback(Step(-1, total, photo.of(middle), mean_kernel(_of_tile(kernel, middle))))
 
         def work(index: int, tile: Tile) -> Tensor:
             def report(step: Step) -> None:
@@ -213,13 +228,39 @@ class Engine:
                     callback(step)
 
             y, local = self._measurement(photo, tile), _of_tile(kernel, tile)
-            x = restoration.restore(self._denoiser(), y, local, sigma, callback=report)
+            x = self._restored(y, local, sigma, (tile.top, tile.left), report)
             rests.append(residual(x, y, local) ** 2)
             return x
 
         for top, band in tiling.bands(photo.height, photo.width, work):
             restored.write(top, band)
         return restored, math.sqrt(sum(rests) / len(rests))
+
+    def _restored(
+        self, y: Measurement, kernel: Blur, sigma: float, place: tuple[int, int], callback: Callable[[Step], None]
+    ) -> Tensor:
+        """A tile, by the method that was chosen."""
+        settings = self.settings
+        if settings.method == "fast":
+            return restoration.restore(self._denoiser(), y, kernel, sigma, callback=callback)
+        schedule, steps, key = linear_alpha_bar(), settings.effective_steps, (settings.seed,)
+        if settings.method == "dps":
+            fixed = self.prior.image_size
+            x = dps.restore(
+                clipped(self.prior.predict),
+                schedule,
+                y.y.expand(-1, self.prior.channels, -1, -1),
+                kernel,
+                dps.photons_of(y.y, sigma) if settings.noise == "poisson" else None,
+                steps,
+                key=key,
+                place=place,
+                shape=None if fixed is None else (fixed, fixed),
+                callback=callback,
+            )
+            return x.mean(dim=1, keepdim=True) if y.y.shape[1] == 1 else x
+        method = ddnm.restore if settings.method == "ddnm" else diffpir.restore
+        return method(self._denoiser(), schedule, y, kernel, sigma, steps, key=key, place=place, callback=callback)
 
     def forecast(self, height: int, width: int) -> float:
         """Roughly how many seconds `restore` takes for a photo of that size, by a quick look at this machine."""
@@ -233,10 +274,12 @@ class Engine:
         area = height * width / UNIT**2
         if settings.method == "blinddps":
             return unit * BLINDDPS_WORK * settings.effective_steps * area
-        restorations = RESTORATION_WORK * area * (1 + 2 * settings.samples)
+        step = BLINDDPS_WORK if settings.method == "dps" else STEP_WORK
+        work = RESTORATION_WORK if settings.method == "fast" else step * settings.effective_steps
+        restorations = work * area * (1 + 2 * settings.samples)
         if settings.kernel is not None:
             return unit * restorations
-        estimates = KERNEL_WORK * settings.effective_steps / METHODS["fast"] * (1 + settings.samples / 4)
+        estimates = KERNEL_WORK * settings.kernel_steps / METHODS["fast"] * (1 + settings.samples / 4)
         return unit * (restorations + estimates * min(area, (ESTIMATION_SIDE / UNIT) ** 2))
 
     def _guess_sharp(self, y: Tensor, sigma: float) -> bool:
@@ -252,7 +295,7 @@ class Engine:
     ) -> tuple[Estimate, Tile]:
         """The kernel, estimated on the crop of the photo that tells most, and that crop."""
         where, crop, grey_sigma = self._estimation_crop(photo, sigma)
-        steps = self.settings.effective_steps
+        steps = self.settings.kernel_steps
         progress("first kernel", 0, 1)
 
         def report(step: Step) -> None:
@@ -308,7 +351,9 @@ class Engine:
         size = (kernel.kernels if isinstance(kernel, KernelMap) else kernel).shape[-1]
         settings, rim = self.settings, reach * (size // 2)
         overlap = 2 * rim + (FADE if settings.overlap is None else settings.overlap)
-        side = settings.tile or max(TILE_SIDE, 2 * overlap)
+        side = settings.tile or max(BLINDDPS_SIDE if settings.method == "dps" else TILE_SIDE, 2 * overlap)
+        if settings.method == "dps" and self.prior.image_size is not None:
+            side = self.prior.image_size - (size - 1)  # its network takes no other
         if side <= overlap:
             raise UsageError(
                 f"With this blur neighbouring tiles overlap by {overlap} pixels. Give a --tile of more than that."

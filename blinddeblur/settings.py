@@ -5,7 +5,8 @@ from typing import Any
 
 from blinddeblur.errors import KernelError, UsageError
 
-METHODS = {"fast": 12, "blinddps": 1000}  # and how many steps each takes by default
+METHODS = {"fast": 12, "blinddps": 1000, "dps": 1000, "ddnm": 100, "diffpir": 100}  # and its steps by default
+NOISES = ("gaussian", "poisson")
 SEQUENCE_METHODS = {"fast": 12, "blinddps": 1000}
 LARGEST_KERNEL = 127  # pixels
 MOST_SAMPLES = 64
@@ -19,9 +20,11 @@ class Settings:
     """Options of a restoration.
 
     Attributes:
-        method: "fast" (the default method) or "blinddps" (the paper's).
+        method: "fast" (the default method) or "blinddps" (the paper's); or "dps", "ddnm" or "diffpir", which restore
+            with the kernel that is given or that fast has estimated.
         prior: name of an image prior in weights.toml, or the folder of one that was trained.
         steps: of the method's sampler; None for its own default.
+        noise: "gaussian" or "poisson"; the second is for dps.
         kernel_size: side of the kernel's array, odd; None to find it.
         kernel: (K, K) array to use instead of an estimate.
         sigma: standard deviation of the noise on [0, 1]; None to estimate it.
@@ -41,6 +44,7 @@ class Settings:
     method: str = "fast"
     prior: str = "photo"
     steps: int | None = None
+    noise: str = "gaussian"
     kernel_size: int | None = None
     kernel: Any = None
     sigma: float | None = None
@@ -64,8 +68,16 @@ class Settings:
             raise UsageError(f"The kernel prior of blinddps knows kernels up to {LARGEST_BLINDDPS_KERNEL} pixels.")
         if self.kernel is not None and self.method == "blinddps":
             raise UsageError("blinddps estimates the kernel. Leave out --kernel, or choose the method fast with it.")
-        if self.linear and self.method == "blinddps":
-            raise UsageError("blinddps blurs encoded values. Leave out --linear, or choose the method fast with it.")
+        if self.linear and self.method in ("blinddps", "dps", "ddnm"):
+            raise UsageError(
+                f"{self.method} blurs encoded values. Leave out --linear, or choose the method fast with it."
+            )
+        if self.noise not in NOISES:
+            raise UsageError(f"There is no noise {self.noise}. Choose one of {', '.join(NOISES)}.")
+        if self.noise != "gaussian" and self.method != "dps":
+            raise UsageError(
+                f"{self.method} takes Gaussian noise. Leave out --noise, or choose the method dps with it."
+            )
         if self.kernel is not None and self.kernel_size is not None:
             raise UsageError("A kernel that is given has its own size. Leave out --kernel-size.")
         if self.sigma is not None and self.method == "blinddps":
@@ -85,13 +97,18 @@ class Settings:
             raise UsageError(
                 f"The number of samples must lie between 2 and {MOST_SAMPLES}, or be 0 for none; not {self.samples}."
             )
-        if self.samples and self.method == "blinddps":
-            raise UsageError("Samples are drawn by the method fast. Leave out --samples, or --method blinddps.")
+        if self.samples and self.method != "fast":
+            raise UsageError(f"Samples are drawn by the method fast. Leave out --samples, or --method {self.method}.")
 
     @property
     def effective_steps(self) -> int:
         """Steps of the sampler: as asked, or the method's own number."""
         return self.steps or METHODS[self.method]
+
+    @property
+    def kernel_steps(self) -> int:
+        """Steps of the estimate of the kernel, where the method fast makes it."""
+        return self.effective_steps if self.method == "fast" else METHODS["fast"]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 2023, arXiv 2212.00490, for a kernel that is known. Without the time travel of its Algorithm 2.
 
 At each step the prior's image keeps its null-space part, and its range part becomes that of the measurement
-(equation 13): x_hat = A^+ y + (1 - A^+ A) x_0 = x_0 - A^+ (A x_0 - y). With noise only as far as the sampler's own noise
-can hide it (equations 17 and 18): x_hat = x_0 - Sigma A^+ (A x_0 - y), and less fresh noise by as much.
+(equation 13): x_hat = A^+ y + (1 - A^+ A) x_0 = x_0 - A^+ (A x_0 - y). With noise only as far as the sampler's own
+noise can hide it (equations 17 and 18): x_hat = x_0 - Sigma A^+ (A x_0 - y), and less fresh noise by as much.
 
 A blur whose border is not seen has no singular values in closed form. So Sigma A^+ is Tikhonov's inverse
 (A^T A + w)^-1 A^T, and for that both conditions of DDNM+ hold exactly, for every singular value s of A:
@@ -13,8 +13,8 @@ A blur whose border is not seen has no singular values in closed form. So Sigma 
     what is missing to sigma_t^2 is, for equality, sigma_t^2 ((s^2 - w) / (s^2 + w))^2, the covariance of
     sigma_t (1 - 2 w (A^T A + w)^-1) n with n white; for larger w, white noise makes up the rest.
 
-Only the solution of the linear system is approximate, by conjugate gradients. The noise-free form is the limit of small w,
-here LEAST_WEIGHT: smaller singular values than its root are left to the prior.
+Only the solution of the linear system is approximate, by conjugate gradients, and clipped pixels, which are bounds. The
+noise-free form is the limit of small w, here LEAST_WEIGHT: singular values below its root are left to the prior.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,9 @@
 """DiffPIR: Zhu, Zhang, Liang, Cao, Wen, Timofte and Van Gool, "Denoising Diffusion Models for Plug-and-Play Image
 Restoration", CVPR workshops 2023, arXiv 2305.08995, Algorithm 1, for a kernel that is known.
 
-What `restoration` does with few levels and no noise, as a diffusion from pure noise: the prior's image x_0 (line 3) is
-fitted to the measurement in closed form (lines 4 and 13), x_hat = argmin |y - A x|^2 + rho |x - x_0|^2 with
-rho = lambda sigma^2 / (noise over signal of x_t)^2; then x_{t-1} keeps a part of the noise that x_hat leaves of x_t, and the
-rest is fresh (lines 5 and 6).
+What `restoration` does with few levels and no noise, as a diffusion from pure noise: the prior's image x_0 is fitted to
+the measurement in closed form, x_hat = argmin |y - A x|^2 + rho |x - x_0|^2 with rho = lambda sigma^2 / (noise over
+signal of x_t)^2; then x_{t-1} keeps a part of the noise that x_hat leaves of x_t, and the rest is fresh.
 """
 
 from collections.abc import Callable

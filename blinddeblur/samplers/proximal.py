@@ -15,9 +15,7 @@ KERNEL_ITERATIONS = 15
 INERTIA = 0.3  # of the kernel, relative to the energy of the image's gradients
 
 
-def image_step(
-    x0: Tensor, y: Measurement, kernel: Blur, weight: float, iterations: int = IMAGE_ITERATIONS
-) -> Tensor:
+def image_step(x0: Tensor, y: Measurement, kernel: Blur, weight: float, iterations: int = IMAGE_ITERATIONS) -> Tensor:
     """argmin over x of |crop(k * x) - y|^2 + weight |x - x0|^2; in linear light, one Gauss-Newton step towards it.
 
     In linear light both terms stay in units of pixels: noise there, and the prior's error, grow with the slope of
