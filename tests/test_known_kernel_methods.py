@@ -13,7 +13,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import blinddeblur
-from blinddeblur import photo
+from blinddeblur import photo, settings
 from blinddeblur.cli import app
 from blinddeblur.engine import Engine
 from blinddeblur.errors import UsageError
@@ -34,9 +34,9 @@ METHODS = ("dps", "ddnm", "diffpir")
 in_float64 = pytest.mark.usefixtures("in_float64")
 
 
-def dense() -> Tensor:
+def dense(kernel: Tensor = KERNEL) -> Tensor:
     """The blur as a matrix, (SIDE^2, WIDE^2)."""
-    return blur(torch.eye(WIDE**2).reshape(-1, 1, WIDE, WIDE), KERNEL).reshape(WIDE**2, -1).T
+    return blur(torch.eye(WIDE**2).reshape(-1, 1, WIDE, WIDE), kernel).reshape(WIDE**2, -1).T
 
 
 def measurement(channels: int = 1, seed: int = 1) -> Measurement:
@@ -89,23 +89,25 @@ def test_photons_from_noise() -> None:
     y = torch.from_numpy(source.poisson(80 * x) / 80)
     sigma = float((y - torch.from_numpy(x)).square().mean().sqrt())
     assert dps.photons_of(y, sigma) == pytest.approx(80, rel=0.03)
-    assert dps.precision(y, math.inf).isfinite().all() == False if (y == 0).any() else True  # noqa: E712
+    assert dps.photons_of(0 * y, sigma) == 1  # a pixel without any still weighs something
+    assert dps.precision(0 * y, 80).equal(torch.ones_like(y))
 
 
 @in_float64
 def test_ddnm_without_noise_takes_the_range_of_the_measurement() -> None:
     """The first step by the pseudo-inverse; the last one leaves an image that explains the measurement."""
-    y, forward = measurement(), dense()
+    kernel = (KERNEL + 2 * torch.eye(3)[1].outer(torch.eye(3)[1])) / 3
+    y, forward = measurement(), dense(kernel)
     seen: list[Tensor] = []
     ddnm.restore(
-        denoiser(0.4, 0.2), ALPHA_BAR, y, KERNEL, 0.0, 2, (7,), callback=lambda s: seen.append(s.image), iterations=300
+        denoiser(0.4, 0.2), ALPHA_BAR, y, kernel, 0.0, 2, (7,), callback=lambda s: seen.append(s.image), iterations=300
     )
     x0 = denoiser(0.4, 0.2)((noise(0) / 0.3**0.5 + 1) / 2, (0.7 / 0.3) ** 0.5 / 2).flatten()
     inverse = torch.linalg.pinv(forward)
     expected = x0 - inverse @ (forward @ x0 - y.y.flatten())
     assert float(torch.linalg.svdvals(forward).min()) > 0.2  # so that Tikhonov's weight hardly counts
     torch.testing.assert_close(seen[0].flatten(), expected, rtol=0, atol=0.02)
-    torch.testing.assert_close(blur(seen[-1], KERNEL), y.y, rtol=0, atol=0.02)
+    torch.testing.assert_close(blur(seen[-1], kernel), y.y, rtol=0, atol=0.02)
 
 
 @in_float64
@@ -171,7 +173,7 @@ def restorer(method: str, mean: Tensor, deviation: float, kernel: Tensor) -> Cal
     def run(y: Measurement, mean: Tensor = mean, place: tuple[int, int] = (0, 0)) -> Tensor:
         if method == "dps":
             prior = Gaussian(2 * mean - 1, 2 * deviation)
-            return dps.restore(prior, linear_alpha_bar(), y.y, kernel, None, 100, 5.0, (3,), place)
+            return dps.restore(prior, linear_alpha_bar(), y.y, kernel, None, 100, 20.0, (3,), place)
         restore = ddnm.restore if method == "ddnm" else diffpir.restore
         return restore(denoiser(mean, deviation), linear_alpha_bar(), y, kernel, 0.01, 100, key=(3,), place=place)
 
@@ -189,8 +191,8 @@ def test_the_measurement_tells_what_the_prior_does_not(method: str) -> None:
     truth = x[..., 2:-2, 2:-2]
     found = restorer(method, torch.full_like(x, 0.5), 0.1, kernel)(y)
     missed, blurred_error = ((image - truth).square().mean().sqrt() for image in (found, y.y))
-    assert float(missed) < 0.8 * float(blurred_error)
-    assert float((blur(found, kernel) - y.y[..., 2:-2, 2:-2]).square().mean().sqrt()) < 0.03
+    assert float(missed) < 0.9 * float(blurred_error)
+    assert float((blur(found, kernel) - y.y[..., 2:-2, 2:-2]).square().mean().sqrt()) < 0.02
 
 
 @in_float64
@@ -253,17 +255,18 @@ def test_the_command_with_a_kernel(
     assert (tmp_path / "c.png").read_bytes() != done[0]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_without_a_kernel_it_is_estimated_as_by_fast(method: str) -> None:
+@pytest.mark.parametrize("method", ["dps", "ddnm"])
+def test_without_a_kernel_it_is_estimated_as_by_fast(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setitem(settings.METHODS, "fast", 3)
     _, y = blurred(64, 64, 1, streak(9, 5))
-    stages = {}
+    stages = []
 
     def progress(stage: str, done: int, total: int) -> None:
-        stages[stage] = total
+        stages.append((stage, total))
 
     result = blinddeblur.restore(y, progress, method=method, steps=2, kernel_size=9, device="cpu")
-    assert stages["restoration"] == 2
-    assert stages["kernel"] >= 12
+    assert ("kernel", 3) in stages
+    assert stages[-1] == ("restoration", 2)
     fast = blinddeblur.restore(y, kernel_size=9, device="cpu")
     assert np.array_equal(result.kernel, fast.kernel)
     assert result.confidence == fast.confidence
