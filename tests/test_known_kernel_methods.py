@@ -62,7 +62,7 @@ def inside(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("photons", [None, 3.0])
 def test_dps_by_hand(photons: float | None) -> None:
     """Two steps of Algorithm 1, the gradient of the squared norm spelled out."""
-    y, forward, zeta = measurement().y, dense(), 0.7
+    y, forward, zeta = measurement().y, dense(), 0.7 / 500
     found = dps.restore(Gaussian(0.1, 0.5), ALPHA_BAR, y, KERNEL, photons, 2, zeta, key=(7,))
     target = (2 * y - 1).flatten()
     weight = torch.ones(SIDE**2) if photons is None else 1 / (2 * (photons * y.flatten()).clamp_min(1))
@@ -75,7 +75,7 @@ def test_dps_by_hand(photons: float | None) -> None:
         x0 = 0.1 + slope * (x - now**0.5 * 0.1)
         rest = target - forward @ x0
         squared_gradient = -2 * slope * forward.T @ (weight * rest)
-        step = zeta * math.sqrt(SIDE**2 / (3 * 256**2)) / float((weight * rest**2).sum().sqrt())
+        step = 500 * zeta * math.sqrt(SIDE**2 / (3 * 256**2)) / float((weight * rest**2).sum().sqrt())
         mean = before**0.5 * beta / (1 - now) * x0 + (1 - beta) ** 0.5 * (1 - before) / (1 - now) * x
         fresh = math.sqrt(beta * (1 - before) / (1 - now)) * noise(index + 1).flatten()
         x = mean + fresh - step * squared_gradient
@@ -114,7 +114,7 @@ def test_ddnm_without_noise_takes_the_range_of_the_measurement() -> None:
 @pytest.mark.parametrize("sigma", [0.004, 0.3])
 def test_noise_that_ddnm_passes_on_and_fresh_noise_are_white_together(sigma: float) -> None:
     """The condition of DDNM+ on all singular vectors; once with LEAST_WEIGHT, once with the weight at its limit."""
-    number, level = 5000, levels(ALPHA_BAR, 2)[0]
+    number, level = 1500, levels(ALPHA_BAR, 2)[0]
     limit = ddnm.least_weight(level, sigma)
     assert limit is not None
     assert (limit > ddnm.LEAST_WEIGHT) == (sigma == 0.3)
@@ -126,7 +126,7 @@ def test_noise_that_ddnm_passes_on_and_fresh_noise_are_white_together(sigma: flo
         states.append(2 * x - 1)
         return torch.full_like(x, 0.5)
 
-    ddnm.restore(sure, ALPHA_BAR, y, KERNEL, sigma, 2, (7,), iterations=100)
+    ddnm.restore(sure, ALPHA_BAR, y, KERNEL, sigma, 2, (7,), iterations=40)
     from_x_t = (1 - level.beta) ** 0.5 * (1 - level.previous) / (1 - level.alpha_bar)
     state = states[1] * level.previous**0.5 - from_x_t * noise(0, number)
     rows = state.reshape(number, -1) @ torch.linalg.svd(dense()).Vh.T
@@ -173,7 +173,7 @@ def restorer(method: str, mean: Tensor, deviation: float, kernel: Tensor) -> Cal
     def run(y: Measurement, mean: Tensor = mean, place: tuple[int, int] = (0, 0)) -> Tensor:
         if method == "dps":
             prior = Gaussian(2 * mean - 1, 2 * deviation)
-            return dps.restore(prior, linear_alpha_bar(), y.y, kernel, None, 100, 20.0, (3,), place)
+            return dps.restore(prior, linear_alpha_bar(), y.y, kernel, None, 100, 2.0, (3,), place)
         restore = ddnm.restore if method == "ddnm" else diffpir.restore
         return restore(denoiser(mean, deviation), linear_alpha_bar(), y, kernel, 0.01, 100, key=(3,), place=place)
 
