@@ -15,7 +15,7 @@ from blinddeblur.physics.measurement import Measurement
 from blinddeblur.physics.spectrum import BANDS, HIGHEST, LOWEST, counts, frequencies, radial_power, radial_transfer
 from blinddeblur.priors.spectrum import LEAST_BANDS, log_likelihood
 from blinddeblur.priors.tilt import KolmogorovTilt
-from blinddeblur.samplers import blur_width
+from blinddeblur.samplers import blur_width, fast_turbulence
 from blinddeblur.samplers.fast_turbulence import evidence
 
 CELL = 4
@@ -167,6 +167,14 @@ def test_tilts_tell_the_strength_of_the_air(number: int, height: int, width: int
     assert blur_width.strength_of(shaken, CELL, assumed) == pytest.approx(strength, rel=0.15)
 
 
+def test_two_frames_tell_it_as_well_as_many() -> None:
+    """Their mean takes half of the tilt away, and this is made up for."""
+    fields = torch.nn.functional.avg_pool2d(KolmogorovTilt(2.0, 16.0).sample(24, 96, 96, generator(6)), CELL)
+    pairs = [pair - pair.mean(dim=0) for pair in fields.split(2)]
+    found = [blur_width.strength_of(pair, CELL, KolmogorovTilt(5.0, 16.0)) for pair in pairs]
+    assert np.mean(found) == pytest.approx(2.0, rel=0.12)
+
+
 def test_tilts_tell_how_wide_the_blur_is(blurs: Blurs) -> None:
     assumed = KolmogorovTilt(5.0, 16.0)
     for strength in (1.2, 2.0, 5.0):
@@ -178,6 +186,20 @@ def test_tilts_tell_how_wide_the_blur_is(blurs: Blurs) -> None:
     still = blur_width.from_tilts(torch.zeros(5, 2, 20, 20), CELL, assumed, blurs)
     assert int(still.argmax()) == 0
     assert torch.isfinite(still).all()
+
+
+def test_tilts_choose_the_blur_where_nothing_else_tells(blurs: Blurs) -> None:
+    prior = KolmogorovTilt(5.0, 16.0)
+    frames = list((0.5 + 0.01 * noise(64, 64 * 6)).split(64, dim=-1))
+    for strength in (1.5, 4.0):
+        tilts = torch.nn.functional.avg_pool2d(KolmogorovTilt(strength, 16.0).sample(6, 64, 64, generator(3)), CELL)
+        tilts = tilts - tilts.mean(dim=0)
+        kernel, _ = fast_turbulence.sample(
+            lambda x, sigma: torch.full_like(x, 0.5), frames, tilts, torch.full((6,), 1 / 6), blurs, prior, 0.01, 2,
+            generator(),
+        )  # fmt: skip
+        chosen = (blurs.kernels - kernel).abs().sum(dim=(1, 2))
+        assert float(blurs.strengths[chosen.argmin()]) == pytest.approx(strength, rel=0.25)
 
 
 @pytest.mark.parametrize("true", [0, 8, 16, 23])
