@@ -177,7 +177,8 @@ class TurbulenceEngine:
             frames: N of (H, W), (H, W, 1) or (H, W, 3), in the order of time: sRGB-encoded, uint8, uint16 or floating
                 point in [0, 1], all of one shape and type.
             progress: told how far the work is.
-            callback: told of every step of the sampler, with tensors, and of what was before (index -1) and after.
+            callback: told of every step of the sampler, with tensors, and of what was before (index -1) and after; of
+                large frames it shows the part that tells most.
 
         Raises:
             UsageError: no frames, or more or larger ones than the method takes.
@@ -216,7 +217,8 @@ class TurbulenceEngine:
         prior = KolmogorovTilt(STRENGTH, CORRELATION_LENGTH)
         tilts = registration.register(grey, prior, noise, lambda done, total: progress("registration", done, total))
         weights = registration.lucky_weights(grey, tilts, noise)
-        kernel, tilts = self._blur_and_tilts(seen, tilts, weights, blurs, prior, noise, progress, callback)
+        part = _telling_part(seen)
+        kernel, tilts = self._blur_and_tilts(seen, part, tilts, weights, blurs, prior, noise, progress, callback)
         still = registration.still(seen, tilts, weights, noise)
         unlike = registration.misfits(grey, tilts, still.mean(dim=1, keepdim=True))
         restored, rest, sharp = still, 0.0, float(kernel.max()) > NO_BLUR
@@ -224,7 +226,7 @@ class TurbulenceEngine:
             left = sigma * float(weights.square().sum().sqrt())
             deblurred, rest = self._engine.deblur(_pixels(still), kernel, left, progress)
             restored = deblurred.whole()
-        callback(Step(steps, steps, restored, kernel))
+        callback(Step(steps, steps, part.of(restored), kernel))
         return _Found(seen.image(restored), kernel, tilts, CELL, weights, sigma, rest, sharp, _warnings(unlike))
 
     def _blurs(self, seen: Frames) -> Blurs:
@@ -237,6 +239,7 @@ class TurbulenceEngine:
     def _blur_and_tilts(
         self,
         seen: Frames,
+        part: Tile,
         tilts: Tensor,
         weights: Tensor,
         blurs: Blurs,
@@ -245,14 +248,13 @@ class TurbulenceEngine:
         progress: Progress,
         callback: Callable[[Step], None],
     ) -> tuple[Tensor, Tensor]:
-        """The kernel and better tilts; of large frames only the kernel, on the part that tells most."""
+        """The kernel and better tilts; of large frames only the kernel, on a part of them."""
         settings, steps = self.settings, self.settings.effective_steps
 
         def report(step: Step) -> None:
             progress("tilt and blur", step.index + 1, step.total)
             callback(step)
 
-        part = _telling_part(seen)
         whole = (part.height, part.width) == (seen.height, seen.width)
         callback(Step(-1, steps, part.of(seen[0]), torch.zeros_like(blurs.kernels[0])))
         side = self.prior.image_size
