@@ -148,6 +148,20 @@ def test_the_inverse_of_a_shift_is_exact() -> None:
     torch.testing.assert_close(inverse(constant(1.25, -2, 6, 7)), constant(-1.25, 2, 6, 7))
 
 
+@pytest.mark.parametrize("cell", [2, 4])
+def test_the_inverse_of_cells_is_that_of_pixels(cell: int) -> None:
+    cells = torch.nn.functional.avg_pool2d(smooth(40, 48, 1.2), cell)
+    back = enlarged(inverse(cells, cell), 40, 48, cell)
+    expected = inverse(enlarged(cells, 40, 48, cell))
+    confused = enlarged(inverse(cells), 40, 48, cell)  # as if displacements were counted in cells
+
+    def off(field: Tensor) -> float:
+        return float((field - expected)[..., 6:-6, 6:-6].square().mean().sqrt())
+
+    assert off(back) < 0.03
+    assert off(confused) > 3 * off(back)
+
+
 @pytest.mark.parametrize("cell", [2, 4, 5])
 def test_a_field_of_cells_becomes_one_of_pixels(cell: int) -> None:
     """What is linear in the place stays so, if the value of a cell belongs to its middle and not to its first pixel."""

@@ -163,6 +163,28 @@ def test_the_callback_sees_the_way_from_the_first_frame_to_the_result(light: str
     np.testing.assert_allclose(end.kernel, result.kernel)
 
 
+def test_the_blur_of_large_frames_is_found_on_the_part_that_tells_most(
+    monkeypatch: pytest.MonkeyPatch, engine: TurbulenceEngine
+) -> None:
+    monkeypatch.setattr("blinddeblur.turbulence.ESTIMATION_SIDE", 64)
+    seen, own = turbulent(4, 71, 150, seed=1)
+    frames = [np.where(np.arange(150)[None, :, None] < 60, np.float32(0.5), frame) for frame in seen.frames]
+    steps: list[Step] = []
+    result = engine.restore(stored(np.stack(frames)), callback=steps.append)
+    assert result.image.shape == (71, 150, 1)
+    assert result.tilts.shape == (4, 2, 18, 38)
+    assert agreement(result.kernel, seen.kernels[0]) > 0.9
+    gain = psnr(result.image[:, 75:] / np.float32(255), own[:, 75:]) - psnr(seen.frames[0, :, 75:], own[:, 75:])
+    assert gain > 3
+    # From start to end it shows one part, and not of what is plain.
+    start, end = (picture(step.image) for step in (steps[0], steps[-1]))
+    assert start.shape == end.shape == (64, 64, 1)
+    places = [np.s_[row : row + 64, column : column + 64] for row in (0, 4) for column in range(0, 87, 4)]
+    (place,) = [place for place in places if np.abs(start - frames[0][place]).max() < 0.01]
+    assert place[1].start > 40
+    np.testing.assert_allclose(end, result.image[place] / 255, atol=0.5 / 255 + 1e-6)
+
+
 @pytest.mark.parametrize(
     ("dtype", "kernel"),
     [(np.uint8, None), (np.uint16, np.ones((1, 1))), (np.float64, np.ones((1, 1)))],
