@@ -5,6 +5,7 @@
     prior = blinddeblur.load_prior("photo")         # prior.denoise(x, sigma)
     kernel = blinddeblur.random_kernel(rng)         # blur for tests: (63, 63), sums to 1
     scene = blinddeblur.TurbulenceEngine().restore(frames)  # SequenceResult(image, kernel, tilts, ...)
+    found = blinddeblur.sample_posterior(y, operator, priors, shapes)  # any inverse problem: {"image": ..., ...}
 
 Importing the package does not import torch; using it does.
 """
@@ -16,6 +17,7 @@ from blinddeblur.settings import SequenceSettings, Settings
 if TYPE_CHECKING:
     from blinddeblur.engine import Engine, Result, restore
     from blinddeblur.priors import Prior, load_prior
+    from blinddeblur.samplers.inverse_problem import sample_posterior
     from blinddeblur.training.kernels import random_kernel
     from blinddeblur.training.turbulence import simulate_turbulence
     from blinddeblur.turbulence import SequenceResult, TurbulenceEngine
@@ -32,6 +34,7 @@ __all__ = [
     "load_prior",
     "random_kernel",
     "restore",
+    "sample_posterior",
     "simulate_turbulence",
 ]
 
@@ -44,6 +47,7 @@ _HOMES = {
     "SequenceResult": "turbulence",
     "TurbulenceEngine": "turbulence",
     "random_kernel": "training.kernels",
+    "sample_posterior": "samplers.inverse_problem",
     "simulate_turbulence": "training.turbulence",
 }
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.tilt import warp
-from blinddeblur.samplers import parallel
-from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Diffusion, Estimates, Unknown, clipped
+from blinddeblur.samplers.inverse_problem import sample_posterior
+from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Diffusion, Estimates
 from blinddeblur.samplers.schedule import Step
 from blinddeblur.tiles import Tile
 
@@ -79,10 +79,9 @@ def sample(
     def kernel_of(k0: Tensor) -> Tensor:
         return kernels.from_prior((k0 + 1) / 2, kernel_size)[0, 0]  # P_C of Algorithm 1: onto k >= 0, sum k = 1
 
-    def objective(estimates: Estimates) -> Tensor:
-        x0 = estimates["image"][..., : needed[0], : needed[1]]
-        tilt = unit * estimates["tilt"][..., : seen[0], : seen[1]]
-        return torch.linalg.vector_norm(2 * y - 1 - blur(warp(x0, tilt), kernel_of(estimates["kernel"])))
+    def operator(image: Tensor, kernel: Tensor, tilt: Tensor) -> Tensor:
+        displaced = warp(image[..., : needed[0], : needed[1]], unit * tilt[..., : seen[0], : seen[1]])
+        return blur(displaced, kernel_of(kernel))
 
     def framed(x0: Tensor, beyond: int, moved: tuple[int, int] = (0, 0)) -> Tensor:
         return Tile(beyond + moved[0], beyond + moved[1], height, width).of(x0)
@@ -91,12 +90,21 @@ def sample(
         image = (framed(estimates["image"], margin) + 1) / 2
         callback(Step(index, steps, image, kernel_of(estimates["kernel"])))
 
-    unknowns = {
-        "image": Unknown((1, y.shape[1], *image_shape), clipped(image_prior), step_size),
-        "kernel": Unknown((1, 1, kernels.PRIOR_SIZE, kernels.PRIOR_SIZE), clipped(kernel_prior), step_size),
-        "tilt": Unknown((1, 2, *tilt_shape), clipped(tilt_prior), step_size),
-    }
-    found = parallel.sample(unknowns, objective, alpha_bar, steps, generator, y.device, report)
+    found = sample_posterior(
+        2 * y - 1,
+        operator,
+        priors={"image": image_prior, "kernel": kernel_prior, "tilt": tilt_prior},
+        shapes={
+            "image": (1, y.shape[1], *image_shape),
+            "kernel": (1, 1, kernels.PRIOR_SIZE, kernels.PRIOR_SIZE),
+            "tilt": (1, 2, *tilt_shape),
+        },
+        steps=steps,
+        step_size=step_size,
+        alpha_bar=alpha_bar,
+        generator=generator,
+        callback=report,
+    )
     # A kernel that lies off its middle is one at the middle, with image and tilt shifted the other way.
     kernel, moved = kernels.centre(kernel_of(found["kernel"]))
     image, tilt = framed(found["image"], margin, moved), framed(found["tilt"], radius, moved)
