@@ -278,6 +278,43 @@ def turbulence(
     _finish(console, work)
 
 
+@app.command()
+def sample(
+    kind: Annotated[str, typer.Argument(metavar="image|kernel|tilt", help="What to draw.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the samples: sample-1.png and so on.")
+    ],
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_DIR", help="The prior. (default: photo; kernel; the tilt of Kolmogorov turbulence)"
+        ),
+    ] = None,
+    number: Annotated[int, typer.Option(metavar="N", help="How many; more go on where fewer ended.")] = 1,
+    steps: Annotated[int, typer.Option(metavar="N", help="Steps of the reverse diffusion.")] = 100,
+    size: Annotated[
+        int | None, typer.Option(metavar="N", help="Side in pixels. (default: 128, or what the prior knows)")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random: the same seed, the same samples.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace samples that exist already.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw samples of a prior out of pure noise, without any photo: they show what it knows.
+
+    Kernels come with sample-N.npy, tilts in pixels with sample-N.npz.
+    What is finished already is skipped.
+    """
+    console = Console(quiet)
+
+    def work() -> int:
+        from blinddeblur.sampling import Sampling, run
+
+        return run(Sampling(kind, output, prior, number, steps, size, seed, device, overwrite), console)
+
+    _finish(console, work)
+
+
 @app.command("download-weights")
 def download_weights(
     names: Annotated[list[str] | None, typer.Argument(help="Entries of weights.toml.")] = None,

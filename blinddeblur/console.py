@@ -74,7 +74,7 @@ class Console:
         if self.as_json:
             self._json({"input": str(path), "restored": str(result), "skipped": True})
         elif not self.quiet:
-            self.out.print(escape(f"{path}: finished already, in {result}. --overwrite restores it once more."))
+            self.out.print(escape(f"{path}: finished already, in {result}. --overwrite makes it once more."))
 
     def summary(self, done: int, skipped: int, failures: list[tuple[Path, str]], left: int) -> None:
         """What became of all photos."""

@@ -108,7 +108,7 @@ def _diffusion(name: str, prior: Predicts | Diffusion, shape: tuple[int, ...], c
         raise UsageError(f"The prior of the {name} takes (B, {channels}, H, W); its shape is {tuple(shape)}.")
     if side is not None and tuple(shape[2:]) != (side, side):
         raise UsageError(f"The prior of the {name} knows only {side} x {side} pixels; its shape is {tuple(shape)}.")
-    predict: Diffusion = getattr(prior, "predict", prior)
+    predict = getattr(prior, "predict", prior)
     if not callable(predict):
         raise UsageError(f"The prior of the {name} can neither predict nor be called. Give None if there is none.")
     return clipped(predict) if clip else predict

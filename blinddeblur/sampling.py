@@ -1,0 +1,203 @@
+"""Samples of a prior, without any measurement: what it knows. Files in a folder, one after the other."""
+
+import io
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from blinddeblur import photo as photos
+from blinddeblur.batch import FAILED, reason
+from blinddeblur.console import Console
+from blinddeblur.errors import BlindDeblurError, UsageError
+from blinddeblur.files import Together, recover
+from blinddeblur.jobs import STREAM
+from blinddeblur.tilt_picture import tilt_picture
+from blinddeblur.workers import outcome_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from blinddeblur.samplers.schedule import Denoiser
+
+ENDINGS = {"image": (), "kernel": (".npy",), "tilt": (".npz",)}  # of each kind, besides the picture
+PRIORS = {"image": "photo", "kernel": "kernel", "tilt": None}  # None: the closed form
+SIDE = 128  # pixels of images and tilts, where the prior takes any size
+SIDES = (16, 1024)
+MOST_STEPS = 1000
+MOST = 10_000  # samples of one command
+# Noise that hides all of a 128 x 128 image, and noise that nobody sees; of kernels, whose largest value is 1 and whose
+# mean is small, less does.
+LEVELS = {"image": (80.0, 0.003), "kernel": (10.0, 0.01)}
+
+Stage = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is sampled, and where it goes.
+
+    Attributes:
+        kind: "image", "kernel" or "tilt".
+        folder: for the samples, whose names are always the same.
+        prior: a name of weights.toml or the folder of one that was trained; None for what ships.
+        number: of samples. One does not depend on how many there are.
+        steps: of the reverse diffusion.
+        size: side in pixels of images and tilts; None for 128, or the only one that the prior knows.
+        seed: of everything random.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        overwrite: whether samples that exist already are replaced.
+
+    Raises:
+        UsageError: a value that makes no sense.
+    """
+
+    kind: str
+    folder: Path
+    prior: str | None = None
+    number: int = 1
+    steps: int = 100
+    size: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in ENDINGS:
+            raise UsageError(f"There is no kind of sample named {self.kind}. Choose one of {', '.join(ENDINGS)}.")
+        if self.folder == STREAM or (self.folder.suffix.lower() in photos.EXTENSIONS and not self.folder.is_dir()):
+            raise UsageError(f"{self.folder}: Samples are files with names of their own. Give a folder as -o.")
+        for name, value, least, most in (
+            ("number of samples", self.number, 1, MOST),
+            ("number of steps", self.steps, 2, MOST_STEPS),
+            ("size", self.size or SIDE, *SIDES),
+            ("seed", self.seed, 0, 2**63 - 1),
+        ):
+            if not least <= value <= most:
+                raise UsageError(f"The {name} must lie between {least} and {most}, not {value}.")
+
+    def files(self, number: int) -> list[Path]:
+        """Those of a sample, counted from 1; the picture last."""
+        return [self.folder / f"sample-{number}{ending}" for ending in (*ENDINGS[self.kind], ".png")]
+
+    def finished(self, number: int) -> bool:
+        """Whether all files of a sample are there already."""
+        return all(os.path.lexists(path) for path in self.files(number))
+
+
+class Source(NamedTuple):
+    """A prior to draw from.
+
+    Attributes:
+        denoise: D(x, sigma) -> x_0.
+        shape: of one sample, (1, C, H, W).
+        start, end: noise levels, in the units of the samples.
+        unit: of tilts, pixels that are 1 on the scale of the paper, where the samples are networks'; None for pixels.
+    """
+
+    denoise: "Denoiser"
+    shape: tuple[int, int, int, int]
+    start: float
+    end: float
+    unit: float | None = None
+
+
+def run(sampling: Sampling, console: Console) -> int:
+    """Draw all samples that are not there yet.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        BlindDeblurError: what concerns all samples alike, such as weights that are missing.
+    """
+    recover(sampling.folder)
+    waiting = []
+    for number in range(1, sampling.number + 1):
+        if sampling.finished(number) and not sampling.overwrite:
+            console.skipped(Path(f"sample-{number}"), sampling.files(number)[-1])
+        else:
+            waiting.append(number)
+    for number in waiting:  # before minutes are spent
+        for path in sampling.files(number):
+            photos.check_free(path, overwrite=sampling.overwrite)
+    if not waiting:
+        return 0
+    from blinddeblur.engine import find_device
+
+    device = find_device(sampling.device)
+    source = _source(sampling, device)
+    for number in waiting:
+        start, picture = time.monotonic(), sampling.files(number)[-1]
+        with console.work(picture.stem) as work:
+            outcome = outcome_of(_make, sampling, source, device, number, work.stage)
+        if isinstance(outcome, Exception):
+            console.failure(picture, reason(picture, outcome, verbose=console.verbose))
+            return outcome.exit_code if isinstance(outcome, BlindDeblurError) else FAILED
+        console.result(f"{picture} ({time.monotonic() - start:.1f} s)", "", {})
+    return 0
+
+
+def _source(sampling: Sampling, device: object) -> Source:
+    from blinddeblur.engine import load
+    from blinddeblur.physics.kernels import PRIOR_SIZE
+    from blinddeblur.priors.conditioned import ConditionedKernelUNet
+    from blinddeblur.priors.tilt import KolmogorovTilt
+    from blinddeblur.turbulence import BLINDDPS_STRENGTH, CORRELATION_LENGTH, NETWORK_UNIT
+
+    kind, name = sampling.kind, sampling.prior or PRIORS[sampling.kind]
+    if name is None:
+        tilt, side = KolmogorovTilt(BLINDDPS_STRENGTH, CORRELATION_LENGTH), sampling.size or SIDE
+        # Points move together over hundreds of pixels: what the whole field shares is as large as their sum.
+        deviation = tilt.variance**0.5
+        return Source(tilt.denoise, (1, 2, side, side), 10 * side * deviation, 0.003 * deviation)
+    prior = load(name, kind, device)  # type: ignore[arg-type]
+    if isinstance(prior.network, ConditionedKernelUNet):
+        raise UsageError(f"The prior {name} knows kernels only of a photo that it is shown. Choose another --prior.")
+    only = PRIOR_SIZE if kind == "kernel" else prior.image_size
+    if only is not None and sampling.size not in (None, only):
+        raise UsageError(f"The prior {name} knows only arrays of {only} pixels. Leave out --size.")
+    side = only or sampling.size or SIDE
+    unit = NETWORK_UNIT if kind == "tilt" else None
+    return Source(prior.denoise, (1, prior.channels, side, side), *LEVELS.get(kind, LEVELS["image"]), unit)
+
+
+def _make(sampling: Sampling, source: Source, device: object, number: int, stage: Stage) -> None:
+    """Draw one sample and write its files together."""
+    import torch
+
+    from blinddeblur.samplers import unconditional
+    from blinddeblur.samplers.white_noise import seed
+
+    generator = torch.Generator().manual_seed(seed(sampling.seed, number))
+    sigmas = unconditional.noise_levels(source.start, source.end, sampling.steps)
+    with torch.inference_mode():
+        x = source.start * torch.randn(source.shape, generator=generator).to(device)  # type: ignore[call-overload]
+        x = unconditional.sample(
+            source.denoise, x, sigmas, generator, callback=lambda index, x0: stage("step", index + 1, sampling.steps)
+        )
+    contents = _contents(sampling.kind, x.cpu() if source.unit is None else source.unit * (2 * x.cpu() - 1))
+    with Together(overwrite=sampling.overwrite) as files:
+        for path, data in zip(sampling.files(number), contents, strict=True):
+            files.add(data, path)
+
+
+def _contents(kind: str, x: "Tensor") -> list[bytes]:
+    """Of the files of a sample (1, C, H, W), in their order."""
+    from blinddeblur.physics import kernels
+
+    if kind == "kernel":
+        kernel = kernels.from_prior(x, kernels.PRIOR_SIZE - 1)[0, 0].numpy()
+        picture, array = photos.kernel_files(kernel, Path("sample")).values()
+        return [array, picture]
+    if kind == "tilt":
+        tilts = x.numpy().astype(np.float32)
+        fields = io.BytesIO()
+        np.savez_compressed(fields, tilts=tilts, spacing=1)
+        return [fields.getvalue(), photos.encode(photos.Photo(tilt_picture(tilts, 1, *tilts.shape[2:])), ".png")]
+    pixels = x[0].permute(1, 2, 0).clamp(0, 1).numpy()
+    return [photos.encode(photos.Photo(pixels), ".png")]
