@@ -287,11 +287,15 @@ def sample(
     prior: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME_OR_DIR", help="The prior. (default: photo; kernel; the tilt of Kolmogorov turbulence)"
+            metavar="NAME_OR_DIR",
+            help="The prior. (default: photo; kernel; for tilts a closed form, Kolmogorov's turbulence)",
         ),
     ] = None,
     number: Annotated[int, typer.Option(metavar="N", help="How many; more go on where fewer ended.")] = 1,
-    steps: Annotated[int, typer.Option(metavar="N", help="Steps of the reverse diffusion.")] = 100,
+    steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Steps of the reverse diffusion. (default: 100; none for that closed form)"),
+    ] = None,
     size: Annotated[
         int | None, typer.Option(metavar="N", help="Side in pixels. (default: 128, or what the prior knows)")
     ] = None,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,21 +20,19 @@ from blinddeblur.tilt_picture import tilt_picture
 from blinddeblur.workers import outcome_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from blinddeblur.samplers.schedule import Denoiser
+    from torch import Generator, Tensor
 
 ENDINGS = {"image": (), "kernel": (".npy",), "tilt": (".npz",)}  # of each kind, besides the picture
 PRIORS = {"image": "photo", "kernel": "kernel", "tilt": None}  # None: the closed form
 SIDE = 128  # pixels of images and tilts, where the prior takes any size
 SIDES = (16, 1024)
-MOST_STEPS = 1000
+STEPS, MOST_STEPS = 100, 1000
 MOST = 10_000  # samples of one command
-# Noise that hides all of a 128 x 128 image, and noise that nobody sees; of kernels, whose largest value is 1 and whose
-# mean is small, less does.
-LEVELS = {"image": (80.0, 0.003), "kernel": (10.0, 0.01)}
+# Noise that hides all of an image, and noise that nobody sees; less does for kernels, whose mean is small.
+LEVELS, KERNEL_LEVELS = (80.0, 0.003), (10.0, 0.01)
 
 Stage = Callable[[str, int, int], None]
+Draw = Callable[["Generator", Stage], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Sampling:
         folder: for the samples, whose names are always the same.
         prior: a name of weights.toml or the folder of one that was trained; None for what ships.
         number: of samples. One does not depend on how many there are.
-        steps: of the reverse diffusion.
+        steps: of the reverse diffusion; None for 100. The closed form is drawn at once, without steps.
         size: side in pixels of images and tilts; None for 128, or the only one that the prior knows.
         seed: of everything random.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -60,21 +58,28 @@ class Sampling:
     folder: Path
     prior: str | None = None
     number: int = 1
-    steps: int = 100
+    steps: int | None = None
     size: int | None = None
     seed: int = 0
     device: str = "auto"
     overwrite: bool = False
+
+    @property
+    def effective_steps(self) -> int:
+        """Steps of the diffusion: as asked, or as usual."""
+        return STEPS if self.steps is None else self.steps
 
     def __post_init__(self) -> None:
         if self.kind not in ENDINGS:
             raise UsageError(f"There is no kind of sample named {self.kind}. Choose one of {', '.join(ENDINGS)}.")
         if self.folder == STREAM or (self.folder.suffix.lower() in photos.EXTENSIONS and not self.folder.is_dir()):
             raise UsageError(f"{self.folder}: Samples are files with names of their own. Give a folder as -o.")
+        if self.kind == "tilt" and self.prior is None and self.steps is not None:
+            raise UsageError("This tilt is drawn in closed form, without steps. Leave out --steps, or give a --prior.")
         for name, value, least, most in (
             ("number of samples", self.number, 1, MOST),
-            ("number of steps", self.steps, 2, MOST_STEPS),
-            ("size", self.size or SIDE, *SIDES),
+            ("number of steps", self.effective_steps, 2, MOST_STEPS),
+            ("size", SIDE if self.size is None else self.size, *SIDES),
             ("seed", self.seed, 0, 2**63 - 1),
         ):
             if not least <= value <= most:
@@ -87,23 +92,6 @@ class Sampling:
     def finished(self, number: int) -> bool:
         """Whether all files of a sample are there already."""
         return all(os.path.lexists(path) for path in self.files(number))
-
-
-class Source(NamedTuple):
-    """A prior to draw from.
-
-    Attributes:
-        denoise: D(x, sigma) -> x_0.
-        shape: of one sample, (1, C, H, W).
-        start, end: noise levels, in the units of the samples.
-        unit: of tilts, pixels that are 1 on the scale of the paper, where the samples are networks'; None for pixels.
-    """
-
-    denoise: "Denoiser"
-    shape: tuple[int, int, int, int]
-    start: float
-    end: float
-    unit: float | None = None
 
 
 def run(sampling: Sampling, console: Console) -> int:
@@ -127,14 +115,11 @@ def run(sampling: Sampling, console: Console) -> int:
             photos.check_free(path, overwrite=sampling.overwrite)
     if not waiting:
         return 0
-    from blinddeblur.engine import find_device
-
-    device = find_device(sampling.device)
-    source = _source(sampling, device)
+    draw = _drawer(sampling)
     for number in waiting:
         start, picture = time.monotonic(), sampling.files(number)[-1]
         with console.work(picture.stem) as work:
-            outcome = outcome_of(_make, sampling, source, device, number, work.stage)
+            outcome = outcome_of(_make, sampling, draw, number, work.stage)
         if isinstance(outcome, Exception):
             console.failure(picture, reason(picture, outcome, verbose=console.verbose))
             return outcome.exit_code if isinstance(outcome, BlindDeblurError) else FAILED
@@ -142,47 +127,55 @@ def run(sampling: Sampling, console: Console) -> int:
     return 0
 
 
-def _source(sampling: Sampling, device: object) -> Source:
-    from blinddeblur.engine import load
+def _drawer(sampling: Sampling) -> Draw:
+    """What draws a sample: (1, C, H, W); images and kernels in [0, 1], tilts in pixels.
+
+    Raises:
+        BlindDeblurError: there is no such prior, or it cannot be sampled like this.
+    """
+    import torch
+
+    from blinddeblur.engine import find_device, load
     from blinddeblur.physics.kernels import PRIOR_SIZE
     from blinddeblur.priors.conditioned import ConditionedKernelUNet
     from blinddeblur.priors.tilt import KolmogorovTilt
+    from blinddeblur.samplers import unconditional
     from blinddeblur.turbulence import BLINDDPS_STRENGTH, CORRELATION_LENGTH, NETWORK_UNIT
 
-    kind, name = sampling.kind, sampling.prior or PRIORS[sampling.kind]
+    device = find_device(sampling.device)
+    kind, name, steps = sampling.kind, sampling.prior or PRIORS[sampling.kind], sampling.effective_steps
     if name is None:
-        tilt, side = KolmogorovTilt(BLINDDPS_STRENGTH, CORRELATION_LENGTH), sampling.size or SIDE
-        # Points move together over hundreds of pixels: what the whole field shares is as large as their sum.
-        deviation = tilt.variance**0.5
-        return Source(tilt.denoise, (1, 2, side, side), 10 * side * deviation, 0.003 * deviation)
-    prior = load(name, kind, device)  # type: ignore[arg-type]
+        tilt, extent = KolmogorovTilt(BLINDDPS_STRENGTH, CORRELATION_LENGTH), sampling.size or SIDE
+        return lambda generator, stage: tilt.sample(1, extent, extent, generator)
+    prior = load(name, kind, device)
     if isinstance(prior.network, ConditionedKernelUNet):
         raise UsageError(f"The prior {name} knows kernels only of a photo that it is shown. Choose another --prior.")
     only = PRIOR_SIZE if kind == "kernel" else prior.image_size
     if only is not None and sampling.size not in (None, only):
         raise UsageError(f"The prior {name} knows only arrays of {only} pixels. Leave out --size.")
     side = only or sampling.size or SIDE
-    unit = NETWORK_UNIT if kind == "tilt" else None
-    return Source(prior.denoise, (1, prior.channels, side, side), *LEVELS.get(kind, LEVELS["image"]), unit)
+    sigmas = unconditional.noise_levels(*(KERNEL_LEVELS if kind == "kernel" else LEVELS), steps)
+
+    def draw(generator: "Generator", stage: Stage) -> "Tensor":
+        x = sigmas[0] * torch.randn(1, prior.channels, side, side, generator=generator).to(device)
+        with torch.inference_mode():
+            x = unconditional.sample(
+                prior.denoise, x, sigmas, generator, callback=lambda index, x0: stage("step", index + 1, steps)
+            ).cpu()
+        return NETWORK_UNIT * (2 * x - 1) if kind == "tilt" else x
+
+    return draw
 
 
-def _make(sampling: Sampling, source: Source, device: object, number: int, stage: Stage) -> None:
+def _make(sampling: Sampling, draw: Draw, number: int, stage: Stage) -> None:
     """Draw one sample and write its files together."""
     import torch
 
-    from blinddeblur.samplers import unconditional
     from blinddeblur.samplers.white_noise import seed
 
-    generator = torch.Generator().manual_seed(seed(sampling.seed, number))
-    sigmas = unconditional.noise_levels(source.start, source.end, sampling.steps)
-    with torch.inference_mode():
-        x = source.start * torch.randn(source.shape, generator=generator).to(device)  # type: ignore[call-overload]
-        x = unconditional.sample(
-            source.denoise, x, sigmas, generator, callback=lambda index, x0: stage("step", index + 1, sampling.steps)
-        )
-    contents = _contents(sampling.kind, x.cpu() if source.unit is None else source.unit * (2 * x.cpu() - 1))
+    x = draw(torch.Generator().manual_seed(seed(sampling.seed, number)), stage)
     with Together(overwrite=sampling.overwrite) as files:
-        for path, data in zip(sampling.files(number), contents, strict=True):
+        for path, data in zip(sampling.files(number), _contents(sampling.kind, x), strict=True):
             files.add(data, path)
 
 

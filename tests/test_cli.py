@@ -46,7 +46,7 @@ def files(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-@pytest.mark.parametrize("command", [[], ["restore"], ["turbulence"], ["download-weights"]])
+@pytest.mark.parametrize("command", [[], ["restore"], ["turbulence"], ["sample"], ["download-weights"]])
 def test_help(command: list[str], snapshot: SnapshotAssertion) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
