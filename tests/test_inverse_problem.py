@@ -169,4 +169,4 @@ def test_the_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     fall = names["fall"]
     assert error(fall(found), fall(truth)) < 0.4 * error(torch.ones(64, 64), fall(truth))  # none at all
     assert error(fall(found), fall(truth)) < 0.6 * error(fall(torch.tensor([0.5, 0.5])), fall(truth))  # the middle
-    assert error(names["image"], x) < 0.6 * error(y, x)
+    assert error(names["image"], x) < 0.85 * error(y, x)
