@@ -33,6 +33,8 @@ from blinddeblur.tiles import Tile
 STRENGTH = 5.0  # D / r0 that many frames are expected to show: more than most do, so that no field is held back
 BLINDDPS_STRENGTH = 2.0  # that of blinddps: tilts of 1.2 pixels (root mean square), about those of the paper
 CORRELATION_LENGTH = 16.0  # pixels
+FEW_FRAMES = 3  # from which on noise shows in how frames differ; blur that differs adds up to a tenth to it, so
+HIDDEN = 1.5  # times what a single frame shows is what a codec has hidden there
 NOISE_FRAMES = 5  # whose noise stands for that of all
 ESTIMATION_SIDE = 512  # pixels of the part of large frames on which the blur is estimated
 BLINDDPS_SIDE = 512  # pixels: blinddps takes the gradient through a network that sees the whole frame
@@ -217,6 +219,10 @@ class TurbulenceEngine:
         prior = KolmogorovTilt(STRENGTH, CORRELATION_LENGTH)
         tilts = registration.register(grey, prior, noise, lambda done, total: progress("registration", done, total))
         weights = registration.lucky_weights(grey, tilts, noise)
+        if self.settings.sigma is None and len(seen) >= FEW_FRAMES:
+            moving = registration.noise_between(grey, tilts, weights, noise)
+            if moving > HIDDEN * noise:
+                noise, sigma = moving, moving * seen.channels**0.5
         part = _telling_part(seen)
         kernel, tilts = self._blur_and_tilts(seen, part, tilts, weights, blurs, prior, noise, progress, callback)
         still = registration.still(seen, tilts, weights, noise)
@@ -364,6 +370,5 @@ def _warnings(misfits: Tensor) -> tuple[str, ...]:
         return ()
     which = f"Frame {unlike[0]} is" if len(unlike) == 1 else f"Frames {', '.join(map(str, unlike))} are"
     return (
-        f"{which} hardly like the others (counted from 0). If the scene or the light is another there, leave them out "
-        "with --frames.",
+        f"{which} hardly like the others (counted from 0). If the scene or the light is another there, leave them out.",
     )

@@ -11,7 +11,7 @@ from blinddeblur.physics.convolution import blur, extend
 from blinddeblur.physics.tilt import enlarged
 from blinddeblur.priors.tilt import KolmogorovTilt
 from blinddeblur.samplers import registration
-from blinddeblur.samplers.registration import fused, lucky_weights, misfits, register, registered, still
+from blinddeblur.samplers.registration import fused, lucky_weights, misfits, noise_between, register, registered, still
 from blinddeblur.samplers.tilt_step import CELL
 from blinddeblur.training.turbulence import Sequence
 
@@ -185,3 +185,14 @@ def test_misfits_are_what_is_left() -> None:
     frames = [torch.full((1, 1, 40, 44), 0.5 + offset) for offset in (0.0, 0.1, -0.2)]
     found = misfits(frames, torch.zeros(3, 2, 10, 11), torch.full((1, 1, 40, 44), 0.5))
     torch.testing.assert_close(found, torch.tensor([0.0, 0.1, 0.2]))
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.03])
+def test_noise_shows_in_how_frames_differ_even_where_a_codec_made_it_smooth(sigma: float) -> None:
+    generator = torch.Generator().manual_seed(7)
+    ramp = torch.linspace(0.2, 0.8, 96).expand(1, 1, 96, 96)
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(6, 1, 98, 98, generator=generator), 3, stride=1)
+    frames = [ramp + sigma * 3 * noise[None] for noise in smooth]
+    weights = torch.full((6,), 1 / 6)
+    found = noise_between(frames, torch.zeros(6, 2, 24, 24), weights, sigma / 10)
+    assert found == pytest.approx(sigma, rel=0.2)

@@ -26,6 +26,8 @@ CHUNK_PIXELS = 2_000_000  # of frames that are worked on at once
 NOISE = (1.5, 0.01)  # so many times the noise counts as such, and at least this: blur that differs, and interpolation
 OUTLIER = 3.0  # standard deviations from the reference beyond which a pixel counts less
 BLUR_CHANGES = 0.03  # standard deviation of what blur that differs does to a pixel; no sign that something moved
+BLOCK = 16  # pixels
+CALM = 0.3  # of the blocks of a frame
 OFF_FRAME = 1e-3  # weight of what lies beyond a frame, where no frame saw anything
 SHARPNESS_SCALE = 0.7  # pixels of smoothing before slopes are measured, against noise
 LUCK = 2.0  # power of its sharpness that a frame counts with; 8 leaves too few frames against the noise
@@ -146,6 +148,26 @@ def misfits(frames: Sequence[Tensor], tilts: Tensor, reference: Tensor) -> Tenso
         rest = without_tilt(torch.cat([frames[i] for i in chunk]), tilts[chunk]) - reference
         found.append(rest.square().mean(dim=(1, 2, 3)).sqrt())
     return torch.cat(found)
+
+
+def noise_between(frames: Sequence[Tensor], tilts: Tensor, weights: Tensor, sigma: float) -> float:
+    """Standard deviation of the noise of a frame, by how its calmest blocks differ from the frames fused.
+
+    What a codec of videos leaves of noise is smooth, so a single frame hides it; but it moves from frame to frame.
+
+    Args:
+        frames: N of (1, 1, H, W), three or more.
+        tilts: (N, 2, h, w).
+        weights: (N,).
+        sigma: what a single frame shows.
+    """
+    reference = still(frames, tilts, weights, sigma)
+    found = []
+    for chunk in _chunks(frames):
+        rest = without_tilt(torch.cat([frames[i] for i in chunk]), tilts[chunk]) - reference
+        blocks = F.avg_pool2d(rest.square(), BLOCK, stride=BLOCK // 2).flatten(1).sqrt()
+        found.append(blocks.quantile(CALM, dim=1))
+    return float(torch.cat(found).median()) * (len(frames) / (len(frames) - 1)) ** 0.5
 
 
 def without_tilt(frames: Tensor, tilts: Tensor) -> Tensor:
