@@ -13,7 +13,7 @@ from torch import Tensor
 from blinddeblur.physics.convolution import Blur, extend, mean_kernel
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers.parallel import levels
-from blinddeblur.samplers.proximal import IMAGE_ITERATIONS, image_step
+from blinddeblur.samplers.proximal import image_step
 from blinddeblur.samplers.restoration import LEAST_SHARE
 from blinddeblur.samplers.schedule import Denoiser, Step, paper_estimate
 from blinddeblur.samplers.white_noise import around
@@ -35,7 +35,7 @@ def restore(
     key: tuple[int, ...] = (0,),
     place: tuple[int, int] = (0, 0),
     callback: Callable[[Step], None] = lambda step: None,
-    iterations: int = IMAGE_ITERATIONS,
+    iterations: int | None = None,
 ) -> Tensor:
     """Draw the sharp image of a measurement whose kernel is given.
 
@@ -51,7 +51,7 @@ def restore(
         key: numbers that choose the noise, zero or larger.
         place: row and column of the tile in its photo: the noise belongs to the place, so tiles do not show.
         callback: told of every step.
-        iterations: of conjugate gradients, at each step.
+        iterations: of conjugate gradients, at each step; None for those of `image_step`.
 
     Returns:
         (1, C, H, W): the part of the image within the frame of y, not clipped.

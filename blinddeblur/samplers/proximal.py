@@ -15,7 +15,7 @@ KERNEL_ITERATIONS = 15
 INERTIA = 0.3  # of the kernel, relative to the energy of the image's gradients
 
 
-def image_step(x0: Tensor, y: Measurement, kernel: Blur, weight: float, iterations: int = IMAGE_ITERATIONS) -> Tensor:
+def image_step(x0: Tensor, y: Measurement, kernel: Blur, weight: float, iterations: int | None = None) -> Tensor:
     """argmin over x of |crop(k * x) - y|^2 + weight |x - x0|^2; in linear light, one Gauss-Newton step towards it.
 
     In linear light both terms stay in units of pixels: noise there, and the prior's error, grow with the slope of
@@ -29,7 +29,7 @@ def image_step(x0: Tensor, y: Measurement, kernel: Blur, weight: float, iteratio
         y: the measurement, (B, C, H, W).
         kernel: (K, K), or a mixture for the pixels of y.
         weight: variance of the measurement over that of the prior's image.
-        iterations: of conjugate gradients.
+        iterations: of conjugate gradients; None for IMAGE_ITERATIONS.
     """
     blur = convolution(kernel, (x0.shape[-2], x0.shape[-1]))
     gain, power = y.slope(x0), 1 / y.slope(y.y) ** 2
@@ -45,7 +45,7 @@ def image_step(x0: Tensor, y: Measurement, kernel: Blur, weight: float, iteratio
             return gain * blur.adjoint(trust * blur.forward(gain * x)) + weight * x
 
         right = gain * blur.adjoint(trust * target) + weight * x0
-        return conjugate_gradient(normal, right, start, iterations, borderless)
+        return conjugate_gradient(normal, right, start, iterations or IMAGE_ITERATIONS, borderless)
 
     x = solved(~y.clipped, x0)
     if y.clipped.any():
