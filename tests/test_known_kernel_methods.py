@@ -112,8 +112,11 @@ def test_ddnm_without_noise_takes_the_range_of_the_measurement() -> None:
 
 @in_float64
 @pytest.mark.parametrize("sigma", [0.004, 0.3])
-def test_noise_that_ddnm_passes_on_and_fresh_noise_are_white_together(sigma: float) -> None:
+def test_noise_that_ddnm_passes_on_and_fresh_noise_are_white_together(
+    monkeypatch: pytest.MonkeyPatch, sigma: float
+) -> None:
     """The condition of DDNM+ on all singular vectors; once with LEAST_WEIGHT, once with the weight at its limit."""
+    monkeypatch.setattr(ddnm, "DETAILS", 1e3)
     number, level = 1500, levels(ALPHA_BAR, 2)[0]
     limit = ddnm.least_weight(level, sigma)
     assert limit is not None
@@ -136,7 +139,9 @@ def test_noise_that_ddnm_passes_on_and_fresh_noise_are_white_together(sigma: flo
 
 
 @in_float64
-def test_ddnm_takes_tikhonovs_inverse() -> None:
+@pytest.mark.parametrize("details", [0.2, 1e3])
+def test_ddnm_takes_tikhonovs_inverse(monkeypatch: pytest.MonkeyPatch, details: float) -> None:
+    monkeypatch.setattr(ddnm, "DETAILS", details)
     y, forward, sigma = measurement(), dense(), 0.3
     seen: list[Tensor] = []
     prior = denoiser(0.4, 0.2)
@@ -144,6 +149,7 @@ def test_ddnm_takes_tikhonovs_inverse() -> None:
     x0 = prior((noise(0) / 0.3**0.5 + 1) / 2, (0.7 / 0.3) ** 0.5 / 2).flatten()
     beta = 1 - 0.3 / 0.9
     weight = (0.9**0.5 * beta / 0.7 * 2 * sigma / (2 * math.sqrt(beta * 0.1 / 0.7))) ** 2
+    weight = max(weight, (sigma / details) ** 2)
     normal = forward.T @ forward + weight * torch.eye(WIDE**2)
     expected = x0 - torch.linalg.solve(normal, forward.T @ (forward @ x0 - y.y.flatten()))
     torch.testing.assert_close(seen[0].flatten(), expected)

@@ -31,6 +31,10 @@ from blinddeblur.samplers.white_noise import around
 
 STEPS = 100
 LEAST_WEIGHT = 1e-3
+# The condition takes the noise that each step passes on as fresh, but it is always the same and adds up: at sigma .01 and
+# with the least weight it allows, two training photos came to 18.9 and 20.8 dB. So w is at least (sigma / DETAILS)^2:
+# 24.4 and 28.0 dB for w = .01, 26.3 and 31.0 for .04, 25.4 and 30.0 for .15.
+DETAILS = 0.05
 
 
 def restore(
@@ -73,7 +77,7 @@ def restore(
         if limit is None:
             x_hat, noise = x0, x_t  # the last step, without noise of its own, can hide none
         else:
-            weight = max(limit, LEAST_WEIGHT)
+            weight = max(limit, LEAST_WEIGHT, (sigma / DETAILS) ** 2)
             x_hat = image_step(x0, y, kernel, weight, iterations)
             noise = (1 - limit / weight) ** 0.5 * around((*key, 2 * index + 1), place, radius, x_t)
             if limit > 0:
