@@ -14,7 +14,7 @@ A blur whose border is not seen has no singular values in closed form. So Sigma 
     sigma_t (1 - 2 w (A^T A + w)^-1) n with n white; for larger w, white noise makes up the rest.
 
 Only the solution of the linear system is approximate, by conjugate gradients, and clipped pixels, which are bounds. The
-noise-free form is the limit of small w, here LEAST_WEIGHT: singular values below its root are left to the prior.
+noise-free form is the limit of small w, here LEAST_WEIGHT: singular values below its root are left to the prior. Above that, w is a choice: see DETAILS.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,8 @@ from blinddeblur.samplers.white_noise import around
 
 STEPS = 100
 LEAST_WEIGHT = 1e-3
-# The condition takes the noise that each step passes on as fresh, but it is always the same and adds up: at sigma .01 and
-# with the least weight it allows, two training photos came to 18.9 and 20.8 dB. So w is at least (sigma / DETAILS)^2:
+# The condition takes the noise that each step passes on as fresh, but it is always the same and adds up: at sigma .01
+# with the least weight allowed, two training photos came to 18.9 and 20.8 dB. So w is at least (sigma / DETAILS)^2:
 # 24.4 and 28.0 dB for w = .01, 26.3 and 31.0 for .04, 25.4 and 30.0 for .15.
 DETAILS = 0.05
 
