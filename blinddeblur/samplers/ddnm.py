@@ -14,7 +14,7 @@ A blur whose border is not seen has no singular values in closed form. So Sigma 
     sigma_t (1 - 2 w (A^T A + w)^-1) n with n white; for larger w, white noise makes up the rest.
 
 Only the solution of the linear system is approximate, by conjugate gradients, and clipped pixels, which are bounds. The
-noise-free form is the limit of small w, here LEAST_WEIGHT: singular values below its root are left to the prior. Above that, w is a choice: see DETAILS.
+noise-free form is the limit of small w, here LEAST_WEIGHT: singular values below its root are left to the prior.
 """
 
 from collections.abc import Callable
