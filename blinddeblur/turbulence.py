@@ -19,6 +19,7 @@ from blinddeblur.errors import PhotoError, UsageError
 from blinddeblur.physics.atmosphere import SIZE, Blurs, round_blurs
 from blinddeblur.physics.convolution import blur, extend
 from blinddeblur.physics.noise import estimate_sigma
+from blinddeblur.physics.sharpness import is_sharp
 from blinddeblur.physics.tilt import enlarged, inverse, warp
 from blinddeblur.pixels import Pixels
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
@@ -212,8 +213,9 @@ class TurbulenceEngine:
 
     @torch.inference_mode()
     def _fast(self, seen: Frames, progress: Progress, callback: Callable[[Step], None]) -> _Found:
-        steps, blurs = self.settings.effective_steps, self._blurs(seen)
+        steps = self.settings.effective_steps
         sigma = _noise(seen) if self.settings.sigma is None else self.settings.sigma
+        blurs = self._blurs(seen, sigma)
         noise = sigma / seen.channels**0.5  # of the mean of the channels
         grey = _Grey(seen, Tile(0, 0, seen.height, seen.width))
         prior = KolmogorovTilt(STRENGTH, CORRELATION_LENGTH)
@@ -233,13 +235,14 @@ class TurbulenceEngine:
             deblurred, rest = self._engine.deblur(_pixels(still), kernel, left, progress)
             restored = deblurred.whole()
         callback(Step(steps, steps, part.of(restored), kernel))
-        return _Found(seen.image(restored), kernel, tilts, CELL, weights, sigma, rest, sharp, _warnings(unlike))
+        return _Found(seen.image(restored), kernel, tilts, CELL, weights, sigma, rest, sharp, _warnings(unlike, sharp))
 
-    def _blurs(self, seen: Frames) -> Blurs:
-        """Those to choose from: the one that is given, or round ones."""
-        if self.settings.kernel is None:
+    def _blurs(self, seen: Frames, sigma: float) -> Blurs:
+        """Those to choose from: the one that is given, none for a frame that is sharp already, or round ones."""
+        if self.settings.kernel is None and not (len(seen) == 1 and is_sharp(seen[0], sigma)):
             return round_blurs(min(SIZE, largest_kernel((seen.height, seen.width))), self.device)
-        known = given_kernel(self.settings.kernel, _pixels(seen[0]))
+        point = np.ones((1, 1), np.float32)
+        known = given_kernel(point if self.settings.kernel is None else self.settings.kernel, _pixels(seen[0]))
         return Blurs(known[None], known.new_zeros(1))
 
     def _blur_and_tilts(
@@ -363,7 +366,9 @@ def _pixels(image: Tensor) -> Pixels:
     return Pixels(values, image.device, grey=image.shape[1] == 1)
 
 
-def _warnings(misfits: Tensor) -> tuple[str, ...]:
+def _warnings(misfits: Tensor, sharp: bool) -> tuple[str, ...]:
+    if sharp and len(misfits) == 1:
+        return ("This frame is sharp already and is left as it is. Give a --kernel to deblur it all the same.",)
     usual = float(misfits.median())
     unlike = [i for i, misfit in enumerate(misfits.tolist()) if misfit > max(UNLIKE[0] * usual, UNLIKE[1])]
     if not unlike:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
@@ -197,6 +198,14 @@ def test_one_sharp_frame_comes_back_unchanged(dtype: type, kernel: NDArray[np.fl
     assert result.image is not frame
     assert (result.kernel.max(), result.residual) == (1, 0)
     assert not result.tilts.any()
+
+
+def test_one_photo_that_is_sharp_already_is_left_alone() -> None:
+    frame = skimage.data.astronaut()[200:328, 200:328]
+    result = TurbulenceEngine(SequenceSettings(steps=2)).restore([frame])
+    assert result.sharp
+    assert np.array_equal(result.image, frame)
+    assert "sharp already" in result.warnings[0]
 
 
 def test_frames_without_blur_lose_their_tilts(light: str) -> None:
