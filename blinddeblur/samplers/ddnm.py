@@ -15,6 +15,7 @@ A blur whose border is not seen has no singular values in closed form. So Sigma 
 
 Only the solution of the linear system is approximate, by conjugate gradients, and clipped pixels, which are bounds. The
 noise-free form is the limit of small w, here LEAST_WEIGHT: singular values below its root are left to the prior.
+That w grows with the noise, see DETAILS, is ours and not the paper's.
 """
 
 from collections.abc import Callable
