@@ -19,8 +19,8 @@ from blinddeblur.samplers.parallel import STEPS, Diffusion, Estimates, Unknown, 
 from blinddeblur.samplers.schedule import Step
 from blinddeblur.samplers.white_noise import around
 
-# The paper's code takes 0.15 here. Of 0.015, 0.05, 0.15 and 0.5 the last was best for the photo prior, on one training
-# photo with 100 steps: 13.2, 21.6, 23.2 and 25.7 dB. Larger ones have not been tried.
+# Of 0.015, 0.05, 0.15 and 0.5 the last was best for the photo prior, on one training photo with 100 steps: 13.2, 21.6,
+# 23.2 and 25.7 dB. Larger ones have not been tried.
 ZETA = 0.5  # for 1000 steps; fewer are longer by as much as they are fewer, so that all have moved as far
 PAPER_SIZE = 3 * 256**2  # values of an image: a norm grows with the root of their number, and so must the move
 FEWEST_PHOTONS = 1.0  # of a pixel: one without any would weigh without end
