@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blinddeblur.errors import EstimationError, PhotoError
 from blinddeblur.photo import MINIMUM_SIDE
-from blinddeblur.tiles import Tile, grid
+from blinddeblur.tiles import Tile, evenly, grid
 
 PATCH_SIDE = 512  # pixels of the patches that stand for a large photo; whole blocks of JPEG
 PATCHES = 16
@@ -84,7 +84,7 @@ class Pixels:
         if self.height * self.width <= PATCHES * PATCH_SIDE**2:
             return self.whole()
         tiles = grid(self.height, self.width, PATCH_SIDE, 0)
-        chosen = [tiles[round(i * (len(tiles) - 1) / (PATCHES - 1))] for i in range(PATCHES)]
+        chosen = [tiles[index] for index in evenly(len(tiles) - 1, PATCHES)]
         on_blocks = [Tile(t.top // 16 * 16, t.left // 16 * 16, t.height, t.width) for t in chosen]
         return torch.cat([self.of(tile) for tile in on_blocks])
 

@@ -37,7 +37,7 @@ def grid(height: int, width: int, side: int, overlap: int) -> list[Tile]:
 def spread(height: int, width: int, rows: int, columns: int, side: int) -> list[Tile]:
     """So many tiles, row by row, that cover an image evenly, each at least `side` x `side` pixels."""
     high, wide = max(side, -(-height // rows)), max(side, -(-width // columns))
-    tops, lefts = _evenly(height - high, rows), _evenly(width - wide, columns)
+    tops, lefts = evenly(height - high, rows), evenly(width - wide, columns)
     return [Tile(top, left, high, wide) for top in tops for left in lefts]
 
 
@@ -45,12 +45,12 @@ def _starts(extent: int, side: int, overlap: int) -> list[int]:
     if extent <= side:
         return [0]
     number = 1 + -(-(extent - side) // (side - overlap))
-    return _evenly(extent - side, number)
+    return evenly(extent - side, number)
 
 
-def _evenly(last: int, number: int) -> list[int]:
-    """So many positions, two or more, from 0 to the last."""
-    return [round(index * last / (number - 1)) for index in range(number)]
+def evenly(last: int, number: int) -> list[int]:
+    """So many positions from 0 to the last; a single one is 0."""
+    return [round(index * last / max(1, number - 1)) for index in range(number)]
 
 
 @dataclass

@@ -20,7 +20,7 @@ from blinddeblur.physics.atmosphere import SIZE, Blurs, round_blurs
 from blinddeblur.physics.convolution import blur, extend
 from blinddeblur.physics.noise import estimate_sigma
 from blinddeblur.physics.sharpness import is_sharp
-from blinddeblur.physics.tilt import enlarged, inverse, warp
+from blinddeblur.physics.tilt import warp
 from blinddeblur.pixels import Pixels
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
 from blinddeblur.priors.tilt import KolmogorovTilt
@@ -29,7 +29,7 @@ from blinddeblur.samplers.kernel_estimation import largest_kernel
 from blinddeblur.samplers.schedule import Step
 from blinddeblur.samplers.tilt_step import CELL
 from blinddeblur.settings import SequenceSettings, Settings
-from blinddeblur.tiles import Tile
+from blinddeblur.tiles import Tile, evenly
 
 STRENGTH = 5.0  # D / r0 that many frames are expected to show: more than most do, so that no field is held back
 BLINDDPS_STRENGTH = 2.0  # that of blinddps: tilts of 1.2 pixels (root mean square), about those of the paper
@@ -335,9 +335,8 @@ def stabilised(frame: NDArray[Any], tilt: NDArray[np.float32], spacing: int) -> 
         spacing: of SequenceResult.
     """
     photo = Pixels(frame, torch.device("cpu"))
-    back = enlarged(inverse(torch.from_numpy(tilt)[None], spacing), photo.height, photo.width, spacing)
     still = photo.like()
-    still.write(0, warp(photo.whole(), back))
+    still.write(0, registration.without_tilt(photo.whole(), torch.from_numpy(tilt)[None], spacing))
     return still.array
 
 
@@ -355,8 +354,7 @@ def _cells(part: Tile) -> Tile:
 
 def _noise(frames: Frames) -> float:
     """Standard deviation of the noise of a frame: the median of some, spread evenly."""
-    number = min(len(frames), NOISE_FRAMES)
-    chosen = [round(i * (len(frames) - 1) / max(1, number - 1)) for i in range(number)]
+    chosen = evenly(len(frames) - 1, min(len(frames), NOISE_FRAMES))
     return float(np.median([estimate_sigma(frames[i]) for i in chosen]))
 
 

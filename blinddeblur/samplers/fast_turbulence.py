@@ -73,8 +73,9 @@ def sample(
         x0 = denoise(x + level * noise, level)
         kernel = blurs.kernels[blur_width.median(belief + evidence(x0, y, blurs))]
         if len(frames) > 1 and index in registrations:
-            tilts = registration.registered(frames, blur(x0, kernel), tilts, prior, sigma)
-            y = Measurement.of(registration.fused(frames, tilts, weights, blur(x0, kernel), sigma))
+            expected = blur(x0, kernel)
+            tilts = registration.registered(frames, expected, tilts, prior, sigma)
+            y = Measurement.of(registration.fused(frames, tilts, weights, expected, sigma))
         x = image_step(x0, y, kernel, PRIOR_SHARE * (model_sigma / level) ** 2)
         callback(Step(index, steps, x, kernel))
     return kernel, tilts

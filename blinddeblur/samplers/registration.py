@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from blinddeblur.physics.tilt import enlarged, inverse, warp, within
 from blinddeblur.priors.tilt import KolmogorovTilt
 from blinddeblur.samplers.tilt_step import CELL, tilt_step
+from blinddeblur.tiles import evenly
 
 # Pixels of smoothing for the steps of each round, coarse to fine.
 SCALES = ((4.0, 2.0, 1.0, 0.0), (1.0, 0.0), (1.0, 0.0))
@@ -80,10 +81,11 @@ def registered(
 ) -> Tensor:
     """Better tilts than these, (N, 2, h, w): a step at each scale, against one reference (1, 1, H, W)."""
     noise, better = _noise(sigma), torch.empty_like(tilts)
+    references = [(scale, _smoothed(reference, scale)) for scale in scales]
     for chunk in _chunks(frames):
         seen, tilt = torch.cat([frames[i] for i in chunk]), tilts[chunk]
-        for scale in scales:
-            tilt = tilt_step(_smoothed(reference, scale), _smoothed(seen, scale), tilt, prior, noise)
+        for scale, smooth in references:
+            tilt = tilt_step(smooth, _smoothed(seen, scale), tilt, prior, noise)
         better[chunk] = tilt
         progress(chunk[-1] + 1)
     return better - better.mean(dim=0)
@@ -132,10 +134,7 @@ def lucky_weights(frames: Sequence[Tensor], tilts: Tensor, sigma: float) -> Tens
     point = frames[0].new_zeros(1, 1, 15, 15)
     point[..., 7, 7] = 1
     noise = sigma**2 * 15**2 * _slope_energy(point)  # of white noise: the energy of all slopes around a point
-    energies = []
-    for chunk in _chunks(frames):
-        seen = without_tilt(torch.cat([frames[i] for i in chunk]), tilts[chunk])
-        energies += [_slope_energy(frame[None]) for frame in seen]
+    energies = [_slope_energy(frame[None]) for seen in _stilled(frames, tilts) for frame in seen]
     sharpness = (torch.cat(energies) - noise).clamp_min(1e-12)
     weights = (sharpness / sharpness.max()) ** LUCK
     return weights / weights.sum()
@@ -143,11 +142,7 @@ def lucky_weights(frames: Sequence[Tensor], tilts: Tensor, sigma: float) -> Tens
 
 def misfits(frames: Sequence[Tensor], tilts: Tensor, reference: Tensor) -> Tensor:
     """Root mean square of how each frame, without its tilt, differs from the reference: (N,)."""
-    found = []
-    for chunk in _chunks(frames):
-        rest = without_tilt(torch.cat([frames[i] for i in chunk]), tilts[chunk]) - reference
-        found.append(rest.square().mean(dim=(1, 2, 3)).sqrt())
-    return torch.cat(found)
+    return torch.cat([(seen - reference).square().mean(dim=(1, 2, 3)).sqrt() for seen in _stilled(frames, tilts)])
 
 
 def noise_between(frames: Sequence[Tensor], tilts: Tensor, weights: Tensor, sigma: float) -> float:
@@ -163,26 +158,30 @@ def noise_between(frames: Sequence[Tensor], tilts: Tensor, weights: Tensor, sigm
     """
     reference = still(frames, tilts, weights, sigma)
     found = []
-    for chunk in _chunks(frames):
-        rest = without_tilt(torch.cat([frames[i] for i in chunk]), tilts[chunk]) - reference
-        blocks = F.avg_pool2d(rest.square(), BLOCK, stride=BLOCK // 2).flatten(1).sqrt()
+    for seen in _stilled(frames, tilts):
+        blocks = F.avg_pool2d((seen - reference).square(), BLOCK, stride=BLOCK // 2).flatten(1).sqrt()
         found.append(blocks.quantile(CALM, dim=1))
     return float(torch.cat(found).median()) * (len(frames) / (len(frames) - 1)) ** 0.5
 
 
-def without_tilt(frames: Tensor, tilts: Tensor) -> Tensor:
-    """Frames (B, C, H, W) as they would be seen without their tilts (B, 2, h, w)."""
-    return warp(frames, _back(frames, tilts))
+def without_tilt(frames: Tensor, tilts: Tensor, cell: int = CELL) -> Tensor:
+    """Frames (B, C, H, W) as they would be seen without their tilts (B, 2, h, w) at the centres of such cells."""
+    return warp(frames, _back(frames, tilts, cell))
 
 
-def _back(frames: Tensor, tilts: Tensor) -> Tensor:
-    return enlarged(inverse(tilts, CELL), frames.shape[-2], frames.shape[-1], CELL)
+def _back(frames: Tensor, tilts: Tensor, cell: int = CELL) -> Tensor:
+    return enlarged(inverse(tilts, cell), frames.shape[-2], frames.shape[-1], cell)
+
+
+def _stilled(frames: Sequence[Tensor], tilts: Tensor) -> Iterator[Tensor]:
+    """All frames without their tilts, in order, a few at a time."""
+    for chunk in _chunks(frames):
+        yield without_tilt(torch.cat([frames[i] for i in chunk]), tilts[chunk])
 
 
 def _median(frames: Sequence[Tensor], tilts: Tensor | None = None) -> Tensor:
     """Over time, of frames that are spread evenly, without their tilts where these are known: (1, C, H, W)."""
-    number = min(len(frames), FIRST_REFERENCE)
-    chosen = [round(i * (len(frames) - 1) / max(1, number - 1)) for i in range(number)]
+    chosen = evenly(len(frames) - 1, min(len(frames), FIRST_REFERENCE))
     seen = [frames[i] if tilts is None else without_tilt(frames[i], tilts[i : i + 1]) for i in chosen]
     return torch.from_numpy(np.median(torch.cat(seen).cpu().numpy(), axis=0, keepdims=True)).to(frames[0])
 
