@@ -1,0 +1,160 @@
+"""Every row of a benchmark, kept in results.json from the first one on, so that an interrupted run can go on."""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks import perceptual
+from blinddeblur import __version__
+from blinddeblur.errors import UsageError
+from blinddeblur.files import write_bytes
+
+FILE = "results.json"
+LIBRARIES = ("torch", "numpy", "opencv-python-headless", "scikit-image")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of one case, contender and seed. None where there is no such figure.
+
+    Attributes:
+        raw, psnr: in dB, before and after the best shift.
+        error: mean square after it.
+        ssim, perceptual: after it.
+        mnc: agreement of the kernel with the true one.
+        seconds, peak: of the process; the latter in MB.
+        failure: why there is no result.
+        skipped: why none was asked for.
+    """
+
+    case: str
+    contender: str
+    seed: int
+    raw: float | None = None
+    psnr: float | None = None
+    error: float | None = None
+    ssim: float | None = None
+    perceptual: float | None = None
+    mnc: float | None = None
+    seconds: float | None = None
+    peak: float | None = None
+    failure: str | None = None
+    skipped: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What there is one row of."""
+        return self.case, self.contender, self.seed
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a result."""
+        return self.failure is None and self.skipped is None
+
+
+class Results:
+    """The file of one folder.
+
+    Attributes:
+        settings: what was measured, and how; the same for all rows.
+        commands: of each contender.
+        cases: the checksum of each.
+        rows: by their key.
+
+    Raises UsageError when the folder holds other things, or results of other settings, versions or commands.
+    """
+
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], commands: dict[str, list[str]], cases: dict[str, str]
+    ) -> None:
+        self.path = folder / FILE
+        self.cases = cases
+        self.settings = {**settings, "versions": versions()}
+        self.commands = commands
+        self.rows: dict[tuple[str, str, int], Row] = {}
+        if not self.path.exists():
+            return
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            before, told, seen = found["settings"], found["commands"], found["cases"]
+            rows = [Row(**row) for row in found["rows"]]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"{self.path} is no file of results, or it is damaged. Choose another -o.") from error
+        for name, value in json.loads(json.dumps(self.settings)).items():
+            if before.get(name) != value:
+                raise UsageError(
+                    f"{self.path} holds results with {name} = {before.get(name)}, and now it is {value}. Give the "
+                    "same, or another -o."
+                )
+        for name, checksum in cases.items():
+            if seen.get(name, checksum) != checksum:
+                raise UsageError(f"{self.path} holds results of another picture {name}. Choose another -o.")
+        self.cases = {**seen, **cases}
+        self.rows = {row.key: row for row in rows}
+        for key, command in told.items():
+            done = any(row.contender == key and row.finished for row in rows)
+            if done and commands.get(key, command) != command:
+                raise UsageError(f"{self.path} holds results of another command of {key}. Choose another -o.")
+        self.commands = {**told, **commands}
+
+    def finished(self, case: str, contender: str, seed: int) -> bool:
+        """Whether this result is there."""
+        row = self.rows.get((case, contender, seed))
+        return row is not None and row.finished
+
+    def add(self, row: Row) -> None:
+        """Keep a row, in the place of an earlier one, and write the file."""
+        self.rows[row.key] = row
+        self.write()
+
+    def write(self) -> None:
+        """The whole file."""
+        found = {
+            "settings": self.settings,
+            "machine": {"cores": cores(), "system": platform.platform(), "commit": _commit()},
+            "commands": self.commands,
+            "cases": self.cases,
+            "rows": [dataclasses.asdict(row) for row in self.rows.values()],
+        }
+        write_bytes(json.dumps(found, indent=1).encode(), self.path, overwrite=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UsageError unless a folder is empty, or holds results already."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file. Name a folder as -o.")
+    if folder.is_dir() and not (folder / FILE).exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} holds other things. Name an empty folder as -o, or a new one.")
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Of what figures depend on."""
+    found = {"blinddeblur": __version__, "python": platform.python_version()}
+    return {**found, **{name: version(name) for name in LIBRARIES}, "perceptual": perceptual.NAME}
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are there."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _commit() -> str | None:
+    """Of the checkout that this is run from, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
