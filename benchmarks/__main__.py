@@ -1,6 +1,5 @@
 """python -m benchmarks SET -o OUT: methods of ours and installed programs of others, side by side on a test set."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,16 +8,15 @@ import typer
 from blinddeblur.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
 
-SETS = ("levin", "photos", "turbulence", "seeds")
 INTERRUPTED = 130  # exit code after Ctrl-C, by the convention of shells
-SHOWN = 8  # cases of a contact sheet
 
 
 def main(
     name: Annotated[str, typer.Argument(metavar="levin|photos|turbulence|seeds|FOLDER", help="The test set.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for all that comes out.")],
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the data of the set are. (default: data/SET)")
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the data are. (default: data/levin or data/photos)"),
     ] = None,
     methods: Annotated[
         list[str] | None, typer.Option(metavar="NAME,...", help='Methods of ours; "none" for none. (default: fast)')
@@ -49,22 +47,30 @@ def main(
     """
     from benchmarks import comparison
 
-    wanted = comparison.Wanted(
-        name=name,
-        output=output,
-        data=data,
-        methods=None if methods is None else _names(methods),
-        peers=_names(peers or []),
-        contenders=contenders,
-        number=number,
-        side=side,
-        extent=_extent(extent),
-        noise=noise,
-        photons=photons,
-        seeds=list(range(seeds)) if name == "seeds" else [seed],
-        jobs=jobs,
-    )
-    raise typer.Exit(comparison.run(wanted))
+    try:
+        wanted = comparison.Wanted(
+            name=name,
+            output=output,
+            data=data,
+            methods=None if methods is None else _names(methods),
+            peers=_names(peers or []),
+            contenders=contenders,
+            number=number,
+            side=side,
+            extent=_extent(extent),
+            noise=noise,
+            photons=photons,
+            seeds=list(range(seeds)) if name == "seeds" else [seed],
+            jobs=jobs,
+        )
+        code = comparison.run(wanted)
+    except BlindDeblurError as error:
+        Console().error(str(error))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        Console().error("Interrupted. What is finished is kept; the same command goes on.")
+        code = INTERRUPTED
+    raise typer.Exit(code)
 
 
 def _names(texts: list[str]) -> list[str]:
@@ -82,11 +88,4 @@ def _extent(text: str) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except BlindDeblurError as error:
-        Console().error(str(error))
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Console().error("Interrupted. What is finished is kept; the same command goes on.")
-        sys.exit(INTERRUPTED)
+    typer.run(main)

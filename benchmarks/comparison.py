@@ -1,18 +1,26 @@
 """The whole of one comparison: the set, the contenders, every run, and what is written about them."""
 
+import hashlib
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
 
 from benchmarks import contenders, results, sets, sheet, tables
 from benchmarks.results import Results, Row
 from benchmarks.running import Bench, pictures_of
+from blinddeblur import photo
 from blinddeblur.errors import UsageError
 from blinddeblur.files import write_bytes
 
+BLURRED_HERE = ("photos", "seeds")  # sets that are made of sharp photos
 PHOTOS = 20  # cases of photos by default
 SHOWN = 8  # cases of a contact sheet
 DATA = Path("data")  # where the data of the named sets are looked for
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,15 +53,22 @@ class Wanted:
 def run(wanted: Wanted) -> int:
     """Everything. Returns the exit code: 1 when something has failed."""
     results.check_folder(wanted.output)
+    return _sequences(wanted) if wanted.name == "turbulence" else _pictures(wanted)
+
+
+def _pictures(wanted: Wanted) -> int:
     known = contenders.load(wanted.contenders)
     chosen = known.chosen([contenders.FIRST] if wanted.methods is None else wanted.methods, wanted.peers)
     if "all" in wanted.peers:
         for key, why in known.absent().items():
             print(f"{key} is left out: {why}", file=sys.stderr)
-    cases, settings = _cases(wanted)
-    settings |= {"set": wanted.name, "seeds": wanted.seeds, "jobs": wanted.jobs}
+    recipe = sets.Recipe(wanted.number or PHOTOS, wanted.side, wanted.extent, wanted.noise, wanted.photons)
+    settings: dict[str, Any] = {"set": wanted.name, "seeds": wanted.seeds, "jobs": wanted.jobs}
+    if wanted.name in BLURRED_HERE:
+        settings |= {name: value for name, value in asdict(recipe).items() if name != "number"}  # more may follow
     commands = {contender.key: list(contender.command) for contender in chosen}
-    book = Results(wanted.output, settings, commands, {case.name: sets.checksum(case) for case in cases})
+    book = Results(Row, wanted.output, settings, commands)
+    cases = _cases(wanted, recipe)
     bench = Bench(cases, book, wanted.output, wanted.seeds, wanted.jobs, _say)
     everybody = {**known.methods, **known.peers}
     try:
@@ -61,29 +76,73 @@ def run(wanted: Wanted) -> int:
     finally:
         ran = {row.contender for row in book.rows.values()}
         shown = {key: contender for key, contender in everybody.items() if key in ran}
-        title = f"{Path(wanted.name).name}, {len(cases)} cases"
-        page = tables.page(title, book.rows.values(), shown, wanted.name)
+        page = tables.page(Path(wanted.name).name, book.rows.values(), shown, wanted.name)
         write_bytes(page.encode(), wanted.output / "results.md", overwrite=True)
-    few = cases[:: max(1, -(-len(cases) // SHOWN))]
     titles = {key: contender.name for key, contender in shown.items()}
-    strips = [(case.name, dict(pictures_of(bench, titles, case, wanted.seeds[0]))) for case in few]
-    picture = wanted.output / "sheet.jpg"
-    picture.unlink(missing_ok=True)
-    sheet.contact_sheet(strips, picture)
+    _draw({case.name: dict(pictures_of(bench, titles, case, wanted.seeds[0])) for case in _few(cases)}, wanted.output)
     print(page)
-    return int(any(row.failure for row in book.rows.values()))
+    keys = {contender.key for contender in chosen}
+    names = {case.name for case in cases}
+    return int(any(row.failure and row.contender in keys and row.case in names for row in book.rows.values()))
 
 
-def _cases(wanted: Wanted) -> tuple[list[sets.Case], dict[str, object]]:
-    """The cases of the set, written, and the settings that made them."""
+def _sequences(wanted: Wanted) -> int:
+    """Sequences through turbulence: benchmarks/turbulence.py, with its own methods and figures."""
+    from benchmarks import turbulence
+
+    if wanted.peers:
+        raise UsageError("No peer restores sequences. Leave out --peers; --methods has what OpenCV does.")
+    methods = turbulence.DEFAULT if wanted.methods is None else wanted.methods
+    turbulence.check_methods(methods)
+    files = sets.sharp_photos(wanted.data or DATA / "photos")
+    number, seed = wanted.number or PHOTOS, wanted.seeds[0]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    settings = {"set": wanted.name, "number": number, "side": wanted.side, "seed": seed, "methods": methods}
+    book = Results(turbulence.Row, wanted.output, {**settings, "photos": digest})
+    done = {(row.photo, row.strength, row.frames) for row in book.rows.values()}
+    frames, strengths = turbulence.FRAMES, turbulence.STRENGTHS
+    pictures = wanted.output / "pictures"
+    try:
+        for rows, shown in turbulence.measured(files, number, frames, strengths, methods, wanted.side, seed, done):
+            name = f"{rows[0].photo}-{rows[0].strength:g}-{rows[0].frames}"
+            for title, picture in shown.items():
+                photo.write(photo.Photo(picture), pictures / name / f"{title}.png", overwrite=True)
+            book.add(*rows)
+    finally:
+        page = f"# turbulence\n\n{turbulence.table(list(book.rows.values()))}\n"
+        write_bytes(page.encode(), wanted.output / "results.md", overwrite=True)
+    folders = [pictures / f"{name}-{strength:g}-{count}" for name, strength, count, _ in book.rows]
+    folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    titles = ["input", turbulence.BEST, *methods, "truth"]
+    strips = {}
+    for folder in _few(folders):
+        found = {title: folder / f"{title}.png" for title in titles}
+        strips[folder.name] = {title: photo.read(path).stored for title, path in found.items() if path.exists()}
+    _draw(strips, wanted.output)
+    print(page)
+    return 0
+
+
+def _few(things: list[T]) -> list[T]:
+    """Some of them, evenly spread, for a contact sheet."""
+    return things[:: max(1, -(-len(things) // SHOWN))]
+
+
+def _draw(strips: dict[str, dict[str, NDArray[Any]]], output: Path) -> None:
+    """The contact sheet, in the place of an earlier one."""
+    picture = output / "sheet.jpg"
+    picture.unlink(missing_ok=True)
+    sheet.contact_sheet(list(strips.items()), picture)
+
+
+def _cases(wanted: Wanted, recipe: sets.Recipe) -> list[sets.Case]:
+    """The cases of the set, written."""
     output = wanted.output / "set"
     if wanted.name == "levin":
-        return sets.levin(wanted.data or DATA / "levin", output, wanted.number), {}
-    if wanted.name in ("photos", "seeds"):
-        recipe = sets.Recipe(wanted.number or PHOTOS, wanted.side, wanted.extent, wanted.noise, wanted.photons)
-        made_with = {key: value for key, value in asdict(recipe).items() if key != "number"}  # more may follow
-        return sets.photos(wanted.data or DATA / "photos", output, recipe), made_with
-    return sets.folder(wanted.data or Path(wanted.name), output, wanted.number), {}
+        return sets.levin(wanted.data or DATA / "levin", output, wanted.number)
+    if wanted.name in BLURRED_HERE:
+        return sets.photos(wanted.data or DATA / "photos", output, recipe)
+    return sets.folder(wanted.data or Path(wanted.name), output, wanted.number)
 
 
 def _say(row: Row) -> None:

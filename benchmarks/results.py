@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from benchmarks import perceptual
 from blinddeblur import __version__
@@ -59,32 +59,45 @@ class Row:
         return self.failure is None and self.skipped is None
 
 
-class Results:
+class AnyRow(Protocol):
+    """What is kept of a benchmark: a dataclass."""
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What there is one row of."""
+
+
+R = TypeVar("R", bound=AnyRow)
+
+
+class Results(Generic[R]):
     """The file of one folder.
 
     Attributes:
         settings: what was measured, and how; the same for all rows.
         commands: of each contender.
-        cases: the checksum of each.
-        rows: by their key.
+        rows: by their key, of the kind given.
 
     Raises UsageError when the folder holds other things, or results of other settings, versions or commands.
     """
 
     def __init__(
-        self, folder: Path, settings: dict[str, Any], commands: dict[str, list[str]], cases: dict[str, str]
+        self,
+        kind: type[R],
+        folder: Path,
+        settings: dict[str, Any],
+        commands: dict[str, list[str]] | None = None,
     ) -> None:
         self.path = folder / FILE
-        self.cases = cases
         self.settings = {**settings, "versions": versions()}
-        self.commands = commands
-        self.rows: dict[tuple[str, str, int], Row] = {}
+        self.commands = commands or {}
+        self.rows: dict[tuple[Any, ...], R] = {}
         if not self.path.exists():
             return
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-            before, told, seen = found["settings"], found["commands"], found["cases"]
-            rows = [Row(**row) for row in found["rows"]]
+            before, told = found["settings"], found["commands"]
+            self.rows = {row.key: row for row in (kind(**row) for row in found["rows"])}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{self.path} is no file of results, or it is damaged. Choose another -o.") from error
         for name, value in json.loads(json.dumps(self.settings)).items():
@@ -93,35 +106,20 @@ class Results:
                     f"{self.path} holds results with {name} = {before.get(name)}, and now it is {value}. Give the "
                     "same, or another -o."
                 )
-        for name, checksum in cases.items():
-            if seen.get(name, checksum) != checksum:
-                raise UsageError(f"{self.path} holds results of another picture {name}. Choose another -o.")
-        self.cases = {**seen, **cases}
-        self.rows = {row.key: row for row in rows}
         for key, command in told.items():
-            done = any(row.contender == key and row.finished for row in rows)
-            if done and commands.get(key, command) != command:
+            done = any(isinstance(row, Row) and row.contender == key and row.finished for row in self.rows.values())
+            if done and self.commands.get(key, command) != command:
                 raise UsageError(f"{self.path} holds results of another command of {key}. Choose another -o.")
-        self.commands = {**told, **commands}
+        self.commands = {**told, **self.commands}
 
-    def finished(self, case: str, contender: str, seed: int) -> bool:
-        """Whether this result is there."""
-        row = self.rows.get((case, contender, seed))
-        return row is not None and row.finished
-
-    def add(self, row: Row) -> None:
-        """Keep a row, in the place of an earlier one, and write the file."""
-        self.rows[row.key] = row
-        self.write()
-
-    def write(self) -> None:
-        """The whole file."""
+    def add(self, *rows: R) -> None:
+        """Keep rows, in the place of earlier ones, and write the file."""
+        self.rows |= {row.key: row for row in rows}
         found = {
             "settings": self.settings,
             "machine": {"cores": cores(), "system": platform.platform(), "commit": _commit()},
             "commands": self.commands,
-            "cases": self.cases,
-            "rows": [dataclasses.asdict(row) for row in self.rows.values()],
+            "rows": [dataclasses.asdict(cast("Any", row)) for row in self.rows.values()],
         }
         write_bytes(json.dumps(found, indent=1).encode(), self.path, overwrite=True)
 

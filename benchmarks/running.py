@@ -56,7 +56,13 @@ class Bench:
     """
 
     def __init__(
-        self, cases: list[Case], results: Results, folder: Path, seeds: list[int], jobs: int, say: Callable[[Row], None]
+        self,
+        cases: list[Case],
+        results: Results[Row],
+        folder: Path,
+        seeds: list[int],
+        jobs: int,
+        say: Callable[[Row], None],
     ) -> None:
         self.cases, self.results, self.folder = cases, results, folder
         self.seeds, self.jobs, self.say = seeds, jobs, say
@@ -69,7 +75,7 @@ class Bench:
     def run(self, contenders: Iterable[Contender]) -> None:
         """Everything that is not finished yet; contenders that are given a kernel after the one that finds it."""
         for case in self.cases:
-            if not self.results.finished(case.name, BLURRED, self.seeds[0]):
+            if not self.finished(case.name, BLURRED, self.seeds[0]):
                 figures = self._figures(case, _pixels(case.blurred), None)
                 self._add(Row(case.name, BLURRED, self.seeds[0], **figures, seconds=0.0))
         groups: dict[bool, list[Contender]] = {False: [], True: []}
@@ -77,7 +83,12 @@ class Bench:
             groups[contender.uses("kernel")].append(contender)
         for group in groups.values():
             wanted = [(case, contender, seed) for case in self.cases for seed in self.seeds for contender in group]
-            self._all([job for job in wanted if not self.results.finished(job[0].name, job[1].key, job[2])])
+            self._all([job for job in wanted if not self.finished(job[0].name, job[1].key, job[2])])
+
+    def finished(self, case: str, contender: str, seed: int) -> bool:
+        """Whether this result is there."""
+        row = self.results.rows.get((case, contender, seed))
+        return row is not None and row.finished
 
     def stem(self, contender: str, case: Case, seed: int) -> Path:
         """What the names of one result begin with: STEM.png, STEM.kernel.png, STEM.kernel.npy."""
@@ -140,7 +151,7 @@ class Bench:
                 values["sigma"] = f"{self._sigma(case):.5f}"
             if contender.uses("kernel"):
                 found, _ = photo.kernel_paths(self.stem(FIRST, case, seed))
-                if not self.results.finished(case.name, FIRST, seed) or not found.exists():
+                if not self.finished(case.name, FIRST, seed) or not found.exists():
                     raise NoResultError(f"{FIRST} has found no kernel for it.")
                 values["kernel"] = str(found.with_suffix("").absolute())
             usage = self._measured(contender.filled(values), work, contender.timeout)
@@ -217,7 +228,7 @@ def pictures_of(bench: Bench, contenders: dict[str, str], case: Case, seed: int)
     yield BLURRED, _bytes(case.blurred)
     for key, title in contenders.items():
         stem = bench.stem(key, case, seed)
-        if bench.results.finished(case.name, key, seed) and _png(stem).exists():
+        if bench.finished(case.name, key, seed) and _png(stem).exists():
             yield title, _bytes(_png(stem))
             kernel = photo.kernel_paths(stem)[1]
             if kernel.exists():

@@ -4,7 +4,6 @@ FOLDER/blurred/NAME.png, FOLDER/sharp/NAME.png, and FOLDER/kernel/NAME.npy (floa
 white). Nothing is downloaded: where data are missing the error says where they are to be had.
 """
 
-import hashlib
 import io
 import math
 import re
@@ -217,14 +216,6 @@ def folder(data: Path, output: Path, number: int | None = None) -> list[Case]:
     return cases
 
 
-def checksum(case: Case) -> str:
-    """Of all files of a case."""
-    digest = hashlib.sha256()
-    for path in (case.blurred, case.sharp, case.kernel):
-        digest.update(hashlib.sha256(path.read_bytes()).digest() if path else b"none")
-    return digest.hexdigest()[:16]
-
-
 def _levin_pictures(data: Path, source: Path) -> tuple[Array, Array, Array]:
     kernels, truths = _by_stem(data / "kernel", (*photo.READABLE, ".npy")), _by_stem(data / "sharp")
     for name, files in (("sharp", truths), ("kernel", kernels)):
@@ -266,20 +257,26 @@ def _by_stem(folder: Path, endings: tuple[str, ...] = photo.READABLE) -> dict[st
 
 
 def _written(folder: Path, name: str, blurred: photo.Photo, sharp: photo.Photo | None, kernel: Array | None) -> Case:
-    """The case, its files in the folder; those of an earlier run of the same command are replaced."""
+    """The case, its files in the folder. Raises UsageError where other pictures of this name are there."""
     paths = {kind: folder / kind / f"{name}.png" for kind in ("blurred", "sharp", "kernel")}
-    photo.write(blurred, paths["blurred"], overwrite=True)
+    files = {paths["blurred"]: photo.encode(blurred, ".png")}
     if sharp is not None:
-        photo.write(sharp, paths["sharp"], overwrite=True)
-    if kernel is None:
-        return Case(name, paths["blurred"], paths["sharp"] if sharp is not None else None)
-    preview = (kernel / kernel.max()).astype(np.float32)[..., None]
-    photo.write(photo.Photo(preview, depth=16), paths["kernel"], overwrite=True)
-    buffer = io.BytesIO()
-    np.save(buffer, np.asarray(kernel, np.float64))
+        files[paths["sharp"]] = photo.encode(sharp, ".png")
     array = paths["kernel"].with_suffix(".npy")
-    write_bytes(buffer.getvalue(), array, overwrite=True)
-    return Case(name, paths["blurred"], paths["sharp"] if sharp is not None else None, array)
+    if kernel is not None:
+        preview = (kernel / kernel.max()).astype(np.float32)[..., None]
+        files[paths["kernel"]] = photo.encode(photo.Photo(preview, depth=16), ".png")
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(kernel, np.float64))
+        files[array] = buffer.getvalue()
+    for path, data in files.items():
+        if not path.exists():
+            write_bytes(data, path, overwrite=False)
+        elif path.read_bytes() != data:
+            raise UsageError(f"{path} is another picture than that of the set as it is now. Choose another -o.")
+    return Case(
+        name, paths["blurred"], paths["sharp"] if sharp is not None else None, None if kernel is None else array
+    )
 
 
 def _without_alpha(read: photo.Photo) -> photo.Photo:

@@ -37,26 +37,24 @@ def page(title: str, rows: Iterable[Row], contenders: dict[str, Contender], publ
     return "\n\n".join(parts) + "\n"
 
 
-def common(rows: list[Row]) -> tuple[list[Row], list[str]]:
-    """The rows of those cases and seeds that all contenders have finished, and the contenders that finished none."""
+def common(rows: list[Row]) -> list[Row]:
+    """The rows of those cases and seeds that all contenders have finished, but for contenders that finished none."""
     keys = list(dict.fromkeys(row.contender for row in rows))
     done: dict[str, set[tuple[str, int]]] = {
         key: {(r.case, r.seed) for r in rows if r.contender == key and r.finished} for key in keys
     }
-    none = [key for key in keys if not done[key]]
     counted = [key for key in keys if done[key] and key != BLURRED]
     shared = set.intersection(*(done[key] for key in counted)) if counted else done.get(BLURRED, set())
     cases = {case for case, _ in shared}
-    kept = [
+    return [
         row
         for row in rows
         if row.finished and ((row.case, row.seed) in shared or (row.contender == BLURRED and row.case in cases))
     ]
-    return kept, none
 
 
 def _means(rows: list[Row], contenders: dict[str, Contender]) -> list[str]:
-    kept, _ = common(rows)
+    kept = common(rows)
     errors = {(r.case, r.seed): r.error for r in kept if r.contender == KNOWN}
 
     def ratio(group: list[Row]) -> str:
@@ -95,7 +93,7 @@ def _means(rows: list[Row], contenders: dict[str, Contender]) -> list[str]:
 
 def _seeds(rows: list[Row], contenders: dict[str, Contender], seeds: list[int]) -> str:
     """Mean PSNR of each contender, and how it varies with the seed."""
-    kept, _ = common(rows)
+    kept = common(rows)
     lines = []
     for key in _order(rows, contenders):
         found = {(r.case, r.seed): r.psnr for r in kept if r.contender == key and r.psnr is not None}

@@ -1,6 +1,7 @@
 """Sequences through simulated turbulence, restored: one frame and many, beside what a few lines of OpenCV do.
 
 python -m benchmarks.turbulence PHOTOS [--number 20] [--frames 1 --frames 8 --frames 32] [--strengths 2 --strengths 4]
+python -m benchmarks turbulence --data PHOTOS -o OUT goes on where it was stopped, and makes a contact sheet.
 
 Each photo gives one sequence for each strength D / r0, with 1 % noise and 8 bits; of it the first 1, 8 and 32 frames
 are taken. The frame is the crop of the photo with most texture; light from beyond falls into it.
@@ -18,7 +19,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,7 @@ import typer
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
+from benchmarks.sets import sharp_photos
 from blinddeblur import photo
 from blinddeblur.engine import informative_crop
 from blinddeblur.errors import UsageError
@@ -85,6 +87,11 @@ class Row:
     tilt_error: float | None
     mnc: float | None
     seconds: float
+
+    @property
+    def key(self) -> tuple[str, float, int, str]:
+        """What there is one row of."""
+        return self.photo, self.strength, self.frames, self.method
 
 
 def first(frames: list[Picture]) -> Answer:
@@ -164,32 +171,53 @@ def main(
 
     Options that take several values are given several times. The figures of each sequence go to standard error.
     """
-    if unknown := set(methods) - set(METHODS):
-        raise UsageError(f"There is no method {min(unknown)}. Choose of {', '.join(METHODS)}.")
+    check_methods(methods)
     if output is not None:
         check_free(output, overwrite=False)
-    files = sorted(
-        (p for p in photos.iterdir() if p.suffix.lower() in photo.EXTENSIONS), key=lambda p: (len(p.name), p)
-    )
     rows: list[Row] = []
-    for index, path in enumerate(files[:: max(1, len(files) // number)][:number]):
-        scene = textured(photo.read(path).pixels, side + 2 * MARGIN)
+    for found, pictures in measured(sharp_photos(photos), number, frames, strengths, methods, side, seed):
+        rows += found
+        if keep is not None:
+            strip = photo.Photo(np.concatenate(list(pictures.values()), axis=1))
+            photo.write(strip, keep / f"{found[0].photo}-{found[0].strength:g}-{found[0].frames}.png")
+        if output is not None:  # at once: what took an hour is not lost with what comes next
+            figures = [dataclasses.asdict(row) for row in rows]
+            write_bytes(json.dumps(figures, indent=1).encode(), output, overwrite=True)
+    print(table(rows))
+
+
+def check_methods(methods: Iterable[str]) -> None:
+    """Raise UsageError for one that there is not."""
+    if unknown := set(methods) - set(METHODS):
+        raise UsageError(f"There is no method {min(unknown)}. Choose of {', '.join(METHODS)}.")
+
+
+def measured(
+    photos: list[Path],
+    number: int,
+    frames: list[int],
+    strengths: list[float],
+    methods: list[str],
+    side: int,
+    seed: int,
+    done: Container[tuple[str, float, int]] = (),
+) -> Iterator[tuple[list[Row], dict[str, Picture]]]:
+    """The rows and pictures of each sequence: see compared. Photo, strength and frames of those left out are `done`."""
+    for index, path in enumerate(photos[:: max(1, len(photos) // number)][:number]):
+        scene: Array | None = None
         for strength in strengths:
+            counts = [count for count in frames if (path.stem, strength, count) not in done]
+            if not counts:
+                continue
+            if scene is None:
+                scene = textured(photo.read(path).pixels, side + 2 * MARGIN)
             sequence = drawn(np.random.default_rng([seed, index]), scene, side, strength, max(frames))
-            for count in frames:
-                case = Case.of(path.stem, strength, scene, sequence, count)
-                found, pictures = compared(case, methods, seed)
+            for count in counts:
+                found, pictures = compared(Case.of(path.stem, strength, scene, sequence, count), methods, seed)
                 for row in found:
                     line = f"{row.photo} {strength:g} {count} {row.method}: {row.own_psnr:.2f} dB, {row.seconds:.1f} s"
                     print(line, file=sys.stderr, flush=True)
-                rows += found
-                if keep is not None:
-                    strip = photo.Photo(np.concatenate(pictures, axis=1))
-                    photo.write(strip, keep / f"{path.stem}-{strength:g}-{count}.png")
-        if output is not None:  # after each photo: what took an hour is not lost with the next one
-            figures = [dataclasses.asdict(row) for row in rows]
-            write_bytes(json.dumps(figures, indent=1).encode(), output, overwrite=True)
-    print_table(rows)
+                yield found, pictures
 
 
 def textured(pixels: Array, side: int) -> Array:
@@ -261,7 +289,7 @@ class Case:
         return Row(self.photo, self.strength, len(self.frames), method, *plain, *own, tilt_error, mnc, seconds)
 
 
-def compared(case: Case, methods: Iterable[str], seed: int) -> tuple[list[Row], list[Picture]]:
+def compared(case: Case, methods: Iterable[str], seed: int) -> tuple[list[Row], dict[str, Picture]]:
     """The figures of all methods, and pictures (H, W, C): first frame, best baseline, ours, truth under mean tilt."""
     rows: dict[str, Row] = {}
     images: dict[str, Picture] = {}
@@ -274,9 +302,9 @@ def compared(case: Case, methods: Iterable[str], seed: int) -> tuple[list[Row], 
         images[method] = answer.image
     best = max(rows.keys() & BASELINES.keys(), key=lambda method: rows[method].own_psnr)
     rows[BEST] = dataclasses.replace(rows[best], method=BEST)
-    shown = ["input", best, *(method for method in images if method in SEQUENCE_METHODS)]
-    truth = np.rint(255 * case.own.clip(0, 1)).astype(np.uint8)
-    return list(rows.values()), [*(images[method] for method in shown), truth]
+    shown = {"input": images["input"], BEST: images[best]}
+    shown |= {method: image for method, image in images.items() if method in SEQUENCE_METHODS}
+    return list(rows.values()), {**shown, "truth": np.rint(255 * case.own.clip(0, 1)).astype(np.uint8)}
 
 
 def likeness(image: Picture, truth: Array) -> tuple[float, float]:
@@ -297,10 +325,13 @@ def likeness(image: Picture, truth: Array) -> tuple[float, float]:
     return float(psnr), float(local[inner].mean())
 
 
-def print_table(rows: list[Row]) -> None:
+def table(rows: list[Row]) -> str:
+    """In Markdown."""
     inputs = {(r.photo, r.strength, r.frames): r.own_psnr for r in rows if r.method == "input"}
-    print("| D / r0 | frames | | PSNR | SSIM | own PSNR | own SSIM | gain | least gain | tilt error | MNC | seconds |")
-    print("| --- " * 12 + "|")
+    lines = [
+        "| D / r0 | frames | | PSNR | SSIM | own PSNR | own SSIM | gain | least gain | tilt error | MNC | seconds |"
+    ]
+    lines.append("| --- " * 12 + "|")
     for strength, frames, method in dict.fromkeys((r.strength, r.frames, r.method) for r in rows):
         group = [r for r in rows if (r.strength, r.frames, r.method) == (strength, frames, method)]
         gains = [r.own_psnr - inputs[r.photo, strength, frames] for r in group]
@@ -318,7 +349,8 @@ def print_table(rows: list[Row]) -> None:
             _mean("{:.3f}", [r.mnc for r in group]),
             _mean("{:.1f}", [r.seconds for r in group]),
         ]
-        print("|", " | ".join(cells), "|")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _mean(form: str, values: Iterable[float | None]) -> str:
