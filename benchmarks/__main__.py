@@ -1,5 +1,6 @@
 """python -m benchmarks SET -o OUT: methods of ours and installed programs of others, side by side on a test set."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,7 @@ def main(
     """
     from benchmarks import comparison
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is running ends with this process
     try:
         wanted = comparison.Wanted(
             name=name,

@@ -78,9 +78,9 @@ def _pictures(wanted: Wanted) -> int:
         shown = {key: contender for key, contender in everybody.items() if key in ran}
         page = tables.page(Path(wanted.name).name, book.rows.values(), shown, wanted.name)
         write_bytes(page.encode(), wanted.output / "results.md", overwrite=True)
+    print(page)
     titles = {key: contender.name for key, contender in shown.items()}
     _draw({case.name: dict(pictures_of(bench, titles, case, wanted.seeds[0])) for case in _few(cases)}, wanted.output)
-    print(page)
     keys = {contender.key for contender in chosen}
     names = {case.name for case in cases}
     return int(any(row.failure and row.contender in keys and row.case in names for row in book.rows.values()))
@@ -111,6 +111,7 @@ def _sequences(wanted: Wanted) -> int:
     finally:
         page = f"# turbulence\n\n{turbulence.table(list(book.rows.values()))}\n"
         write_bytes(page.encode(), wanted.output / "results.md", overwrite=True)
+    print(page)
     folders = [pictures / f"{name}-{strength:g}-{count}" for name, strength, count, _ in book.rows]
     folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
     titles = ["input", turbulence.BEST, *methods, "truth"]
@@ -119,7 +120,6 @@ def _sequences(wanted: Wanted) -> int:
         found = {title: folder / f"{title}.png" for title in titles}
         strips[folder.name] = {title: photo.read(path).stored for title, path in found.items() if path.exists()}
     _draw(strips, wanted.output)
-    print(page)
     return 0
 
 
@@ -137,7 +137,7 @@ def _draw(strips: dict[str, dict[str, NDArray[Any]]], output: Path) -> None:
 
 def _cases(wanted: Wanted, recipe: sets.Recipe) -> list[sets.Case]:
     """The cases of the set, written."""
-    output = wanted.output / "set"
+    output = wanted.output / results.SET
     if wanted.name == "levin":
         return sets.levin(wanted.data or DATA / "levin", output, wanted.number)
     if wanted.name in BLURRED_HERE:

@@ -17,6 +17,7 @@ from blinddeblur.errors import UsageError
 from blinddeblur.files import write_bytes
 
 FILE = "results.json"
+SET = "set"  # the folder of the test set, which is written first
 LIBRARIES = ("torch", "numpy", "opencv-python-headless", "scikit-image")
 
 
@@ -128,7 +129,8 @@ def check_folder(folder: Path) -> None:
     """Raise UsageError unless a folder is empty, or holds results already."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file. Name a folder as -o.")
-    if folder.is_dir() and not (folder / FILE).exists() and any(folder.iterdir()):
+    others = [path for path in folder.iterdir() if path.name != SET] if folder.is_dir() else []
+    if others and not (folder / FILE).exists():
         raise UsageError(f"{folder} holds other things. Name an empty folder as -o, or a new one.")
 
 

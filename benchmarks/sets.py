@@ -274,9 +274,8 @@ def _written(folder: Path, name: str, blurred: photo.Photo, sharp: photo.Photo |
             write_bytes(data, path, overwrite=False)
         elif path.read_bytes() != data:
             raise UsageError(f"{path} is another picture than that of the set as it is now. Choose another -o.")
-    return Case(
-        name, paths["blurred"], paths["sharp"] if sharp is not None else None, None if kernel is None else array
-    )
+    truth = None if sharp is None else paths["sharp"]
+    return Case(name, paths["blurred"], truth, None if kernel is None else array)
 
 
 def _without_alpha(read: photo.Photo) -> photo.Photo:
