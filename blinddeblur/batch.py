@@ -345,6 +345,7 @@ def _facts(job: Job, result: "Result") -> dict[str, Any]:
         "method": result.method,
         "steps": result.steps,
         "prior": result.prior,
+        "kernel_prior": result.kernel_prior,
         "prior_sha256": result.checksum,
     }
     if result.uncertainty is not None:

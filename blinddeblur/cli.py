@@ -12,7 +12,7 @@ import typer
 from blinddeblur import __version__, weights
 from blinddeblur.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
-from blinddeblur.settings import METHODS, SEQUENCE_METHODS, SequenceSettings, Settings
+from blinddeblur.settings import KERNEL_PRIORS, METHODS, SEQUENCE_METHODS, SequenceSettings, Settings
 
 if TYPE_CHECKING:
     from blinddeblur.training.options import Options
@@ -69,6 +69,9 @@ def restore(
     prior: Annotated[
         str, typer.Option(help="The image prior: a name of download-weights --list, or a folder that train wrote.")
     ] = "photo",
+    kernel_prior: Annotated[
+        str, typer.Option(metavar="|".join(KERNEL_PRIORS), help="What blinddps believes of the kernel.")
+    ] = "diffusion",
     steps: Annotated[
         int | None,
         typer.Option(
@@ -166,6 +169,7 @@ def restore(
         settings = Settings(
             method=method,
             prior=prior,
+            kernel_prior=kernel_prior,
             steps=steps,
             noise=noise,
             kernel_size=_number("--kernel-size", kernel_size, int),

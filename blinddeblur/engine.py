@@ -39,7 +39,7 @@ from blinddeblur.samplers import (
 )
 from blinddeblur.samplers.evidence import Estimate, residual
 from blinddeblur.samplers.kernel_estimation import largest_kernel
-from blinddeblur.samplers.parallel import clipped
+from blinddeblur.samplers.parallel import Diffusion, clipped
 from blinddeblur.samplers.schedule import Denoiser, Step
 from blinddeblur.settings import LARGEST_BLINDDPS_KERNEL, METHODS, Settings
 from blinddeblur.tiles import Tile, Tiling, blend, grid, spread
@@ -91,6 +91,7 @@ class Result:
         uncertainty: (H, W[, C]) float32 in [0, 1], the standard deviation of the error that `image` is expected to
             have; None if no samples were asked for.
         method, prior, checksum, seed, steps: how it was made; checksum is the sha256 of the prior's weights.
+        kernel_prior: of blinddps; None for the other methods.
     """
 
     image: NDArray[Any]
@@ -106,6 +107,7 @@ class Result:
     checksum: str | None
     seed: int
     steps: int
+    kernel_prior: str | None = None
     kernel_map: NDArray[np.float32] | None = None
     samples: NDArray[Any] | None = None
     uncertainty: NDArray[np.float32] | None = None
@@ -125,8 +127,8 @@ class Engine:
     def __post_init__(self) -> None:
         self.device = find_device(self.settings.device)
         self.prior = load(self.settings.prior, "image", self.device)
-        name = "kernel" if self.settings.method == "blinddps" else "photo-kernel"
-        self.kernel_prior = load(name, "kernel", self.device)
+        unseen = self.settings.method == "blinddps" and self.settings.kernel_prior != "conditioned"
+        self.kernel_prior = load("kernel" if unseen else "photo-kernel", "kernel", self.device)
 
     def restore(
         self,
@@ -162,7 +164,7 @@ class Engine:
         with torch.inference_mode(settings.method not in GRADIENTS):
             sharp = self._guess_sharp(patches, sigma)
             if settings.method == "blinddps":
-                restored, kernel, rest = self._blinddps(photo, progress, callback)
+                restored, kernel, rest = self._blinddps(photo, sigma, progress, callback)
             elif sharp:
                 restored, kernel = photo, given_kernel(np.ones((1, 1)), photo)
                 callback(Step(-1, 1, photo.whole(), kernel))
@@ -195,6 +197,7 @@ class Engine:
             checksum=self.prior.checksum,
             seed=settings.seed,
             steps=settings.effective_steps,
+            kernel_prior=settings.kernel_prior if settings.method == "blinddps" else None,
             kernel_map=varying.kernels.cpu().numpy() if varying else None,
             samples=np.stack(samples) if samples else None,
             uncertainty=uncertainty,
@@ -421,7 +424,7 @@ class Engine:
         return drawn
 
     def _blinddps(
-        self, photo: Pixels, progress: Progress, callback: Callable[[Step], None]
+        self, photo: Pixels, sigma: float, progress: Progress, callback: Callable[[Step], None]
     ) -> tuple[Pixels, Tensor, float]:
         y = photo.whole()
         size = _checked_size(self.settings.kernel_size, photo) or min(LARGEST_BLINDDPS_KERNEL, largest_kernel(y.shape))
@@ -436,7 +439,7 @@ class Engine:
         callback(Step(-1, steps, y, y.new_zeros(size, size)))
         image, kernel = blinddps.sample(
             self.prior.predict,
-            self.kernel_prior.predict,
+            self._kernel_diffusion(photo, sigma),
             linear_alpha_bar(),
             y.expand(-1, self.prior.channels, -1, -1),
             kernel_size=size,
@@ -451,6 +454,15 @@ class Engine:
         restored.write(0, image.mean(dim=1, keepdim=True) if photo.channels == 1 else image)
         return restored, kernel, residual(restored.whole(), Measurement.of(y), kernel)
 
+    def _kernel_diffusion(self, photo: Pixels, sigma: float) -> Diffusion | None:
+        """What blinddps believes of the kernel."""
+        if self.settings.kernel_prior == "uniform":
+            return None
+        if self.settings.kernel_prior == "diffusion":
+            return self.kernel_prior.predict
+        _, crop, grey_sigma = self._estimation_crop(photo, sigma)
+        return self.kernel_prior.given(crop.y, grey_sigma).predict
+
     def _denoiser(self) -> Denoiser:
         """The image prior as a sampler calls it; a network of fixed size sees overlapping tiles of that size."""
         return self.prior.denoise if self.prior.image_size is None else in_tiles(self.prior, self.prior.image_size)
@@ -462,8 +474,8 @@ def restore(image: NDArray[Any], progress: Progress = lambda stage, done, total:
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3): sRGB-encoded, uint8, uint16 or floating point in [0, 1].
         progress: told how far the work is.
-        options: the fields of Settings: method, prior, steps, kernel_size, kernel, sigma, linear, device, seed,
-            samples.
+        options: the fields of Settings: method, prior, kernel_prior, steps, kernel_size, kernel, sigma, linear, device,
+            seed, samples.
 
     Returns:
         Result, its image in the shape and type of what was given.

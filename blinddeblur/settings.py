@@ -7,6 +7,7 @@ from blinddeblur.errors import KernelError, UsageError
 
 METHODS = {"fast": 12, "blinddps": 1000, "dps": 1000, "ddnm": 100, "diffpir": 100}  # and its steps by default
 NOISES = ("gaussian", "poisson")
+KERNEL_PRIORS = ("diffusion", "uniform", "conditioned")
 SEQUENCE_METHODS = {"fast": 12, "blinddps": 1000}
 LARGEST_KERNEL = 127  # pixels
 MOST_SAMPLES = 64
@@ -23,6 +24,8 @@ class Settings:
         method: "fast" (the default method) or "blinddps" (the paper's); or "dps", "ddnm" or "diffpir", which restore
             with the kernel that is given or that fast has estimated.
         prior: name of an image prior in weights.toml, or the folder of one that was trained.
+        kernel_prior: of blinddps: "diffusion" as in the paper, "uniform" for none, as in its ablation, or "conditioned"
+            for the diffusion prior that has seen the photo.
         steps: of the method's sampler; None for its own default.
         noise: "gaussian" or "poisson"; the second is for dps.
         kernel_size: side of the kernel's array, odd; None to find it.
@@ -43,6 +46,7 @@ class Settings:
 
     method: str = "fast"
     prior: str = "photo"
+    kernel_prior: str = "diffusion"
     steps: int | None = None
     noise: str = "gaussian"
     kernel_size: int | None = None
@@ -78,9 +82,15 @@ class Settings:
             raise UsageError(
                 f"{self.method} takes Gaussian noise. Leave out --noise, or choose the method dps with it."
             )
+        if self.kernel_prior not in KERNEL_PRIORS:
+            raise UsageError(f"There is no kernel prior {self.kernel_prior}. Choose one of {', '.join(KERNEL_PRIORS)}.")
+        if self.kernel_prior != "diffusion" and self.method != "blinddps":
+            raise UsageError(
+                f"{self.method} takes no other kernel prior. Leave out --kernel-prior, or choose the method blinddps."
+            )
         if self.kernel is not None and self.kernel_size is not None:
             raise UsageError("A kernel that is given has its own size. Leave out --kernel-size.")
-        if self.sigma is not None and self.method == "blinddps":
+        if self.sigma is not None and self.method == "blinddps" and self.kernel_prior != "conditioned":
             raise UsageError("blinddps knows no noise level. Leave out --sigma, or choose the method fast with it.")
         if self.crop is not None and (min(self.crop) < 0 or min(self.crop[2:]) < SMALLEST_CROP):
             raise UsageError(

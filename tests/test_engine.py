@@ -12,7 +12,8 @@ from blinddeblur.engine import Engine, informative_crop
 from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError
 from blinddeblur.pixels import Pixels
 from blinddeblur.samplers.first_kernel import first_kernel
-from blinddeblur.settings import Settings
+from blinddeblur.samplers.schedule import Step
+from blinddeblur.settings import KERNEL_PRIORS, Settings
 from blinddeblur.tiles import Tile
 
 
@@ -94,6 +95,30 @@ def test_blinddps_runs_and_reports() -> None:
     assert result.image.shape == y.shape
 
 
+def test_blinddps_takes_other_kernel_priors() -> None:
+    """The paper's ablation: a kernel of which nothing is known moves down the gradient, and starts flat."""
+    _, y = blurred(64, 70, 1, streak(9, 5))
+    found, first = {}, {}
+    for name in KERNEL_PRIORS:
+        seen: list[Step] = []
+        engine = Engine(Settings(method="blinddps", kernel_prior=name, steps=10, kernel_size=9, device="cpu"))
+        found[name] = engine.restore(y, callback=seen.append)
+        first[name] = seen[1].kernel
+        assert found[name].kernel_prior == name
+    assert float(first["uniform"].max()) == pytest.approx(1 / 81)
+    assert float(first["diffusion"].max()) > 1.5 / 81
+    flat = agreement(np.ones((9, 9)), streak(9, 5))
+    assert agreement(found["uniform"].kernel, streak(9, 5)) > flat + 1e-3
+    assert agreement(found["conditioned"].kernel, streak(9, 5)) > flat + 0.1
+    assert not np.allclose(found["conditioned"].kernel, found["diffusion"].kernel, atol=1e-3)
+
+
+def test_a_conditioned_kernel_prior_needs_enough_of_the_photo() -> None:
+    _, y = blurred(40, 48, 1, streak(9, 5))
+    with pytest.raises(UsageError, match="at least 64 pixels"):
+        blinddeblur.restore(y, method="blinddps", kernel_prior="conditioned", steps=2, device="cpu")
+
+
 def test_blinddps_chooses_a_kernel_that_fits_the_photo() -> None:
     _, y = blurred(40, 48, 1, streak(9, 5))
     result = blinddeblur.restore(y, method="blinddps", steps=2, device="cpu")
@@ -138,6 +163,9 @@ def test_the_crop_goes_where_the_texture_is() -> None:
         ({"prior": "nothing"}, UsageError, "no weights named nothing"),
         ({"prior": "kernel"}, UsageError, "of kind kernel"),
         ({"method": "blinddps", "kernel": streak()}, UsageError, "estimates the kernel"),
+        ({"method": "blinddps", "kernel_prior": "flat"}, UsageError, "Choose one of diffusion, uniform, conditioned"),
+        ({"kernel_prior": "uniform"}, UsageError, "choose the method blinddps"),
+        ({"method": "blinddps", "sigma": 0.01}, UsageError, "no noise level"),
         ({"method": "blinddps", "linear": True}, UsageError, "encoded values"),
         ({"kernel_size": 9, "kernel": streak()}, UsageError, "own size"),
         ({"kernel": np.zeros((5, 5))}, KernelError, "something positive"),

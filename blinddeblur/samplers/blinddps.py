@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from blinddeblur.errors import EstimationError
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
-from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Diffusion, clipped, levels
+from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Diffusion, Unknown, clipped, levels
 from blinddeblur.samplers.schedule import Step
 from blinddeblur.tiles import Tile, blend
 
@@ -65,7 +65,7 @@ def sparsity(u0: Tensor, kind: str) -> Tensor:
 
 def sample(
     image_prior: Diffusion,
-    kernel_prior: Diffusion,
+    kernel_prior: Diffusion | None,
     alpha_bar: Tensor,
     y: Tensor,
     kernel_size: int = kernels.PRIOR_SIZE - 1,
@@ -78,7 +78,8 @@ def sample(
     """Draw image and kernel from their joint posterior.
 
     Args:
-        image_prior, kernel_prior: the two diffusions, the second on (1, 1, 64, 64).
+        image_prior, kernel_prior: the two diffusions, the second on (1, 1, 64, 64); None is the uniform prior of the
+            paper's ablation: the kernel starts flat and moves down the gradient alone.
         alpha_bar: (T,), the schedule both were trained on.
         y: (1, C, H, W) in [0, 1], the measurement.
         kernel_size: K, odd, at most 63: the support of the kernel within its 64x64 array.
@@ -97,7 +98,7 @@ def sample(
     height, width = y.shape[-2:]
     tiles = tiles or [Tile(0, 0, height, width)]
     if settings.clip:
-        image_prior, kernel_prior = clipped(image_prior), clipped(kernel_prior)
+        image_prior, kernel_prior = clipped(image_prior), kernel_prior and clipped(kernel_prior)
     edge = kernel_size - 1
     shape = tile_shape or (tiles[0].height + edge, tiles[0].width + edge)
     beyond = (shape[0] - tiles[0].height, shape[1] - tiles[0].width)
@@ -109,14 +110,17 @@ def sample(
 
     measurements = [2 * tile.of(y) - 1 for tile in tiles]
     states = noise()
-    k_t = torch.randn(1, 1, kernels.PRIOR_SIZE, kernels.PRIOR_SIZE, generator=generator).to(y)
+    unknown = Unknown((1, 1, kernels.PRIOR_SIZE, kernels.PRIOR_SIZE), kernel_prior)
+    k_t = torch.randn(unknown.shape, generator=generator).to(y)
+    if unknown.prior is None:
+        k_t.zero_()
     schedule = levels(alpha_bar, settings.steps)
     kernel = k_t
     for index, level in enumerate(schedule):
         step_size = settings.step_size * (level.alpha_bar**0.5 if settings.schedule == "sqrt-alpha-bar" else 1)
 
         k_t = k_t.detach().requires_grad_()
-        k_mean, k_v = kernel_prior(k_t, level.t, level.alpha_bar)
+        k_mean, k_v = unknown.predict(k_t, level)
         u0 = (k_mean + 1) / 2
         k0 = kernels.from_prior(u0, kernel_size)  # P_C of Algorithm 1: onto k >= 0, sum k = 1
         kernel = k0.detach()[0, 0].requires_grad_()
@@ -138,8 +142,8 @@ def sample(
             coupling = coupling + settings.sparsity_weight * sparsity(u0, settings.sparsity)
         (gradient,) = torch.autograd.grad(coupling, k_t)
         with torch.no_grad():
-            k_noise = torch.randn(k_t.shape, generator=generator).to(y)
-            k_t = level.ancestral(k_t, k_mean, k_v, k_noise) - step_size * gradient
+            k_noise = torch.randn(k_t.shape, generator=generator).to(y)  # drawn in any case: the image sees the same
+            k_t = unknown.moved(k_t, k_mean, k_v, k_noise, level, step_size * gradient)
         if not (torch.isfinite(k_t).all() and all(torch.isfinite(x).all() for x in states)):
             raise EstimationError(
                 f"blinddps diverged at step {index + 1}: values are no longer numbers. Use more steps."

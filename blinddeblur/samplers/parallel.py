@@ -31,22 +31,6 @@ class Diffusion(Protocol):
 
 
 @dataclass(frozen=True)
-class Unknown:
-    """One of the things to be found.
-
-    Attributes:
-        shape: of its state.
-        prior: learned or analytic; None for a uniform one on [-1, 1]. Then nothing is diffused: the unknown starts
-            from the middle and moves down the gradient alone, within its range.
-        step_size: of the moves down the gradient.
-    """
-
-    shape: tuple[int, ...]
-    prior: Diffusion | None
-    step_size: float = STEP_SIZE
-
-
-@dataclass(frozen=True)
 class Level:
     """One step of the respaced schedule: where it is, and the coefficients of q(x_{t-1} | x_t, x_0)."""
 
@@ -72,6 +56,34 @@ class Level:
         share = (v + 1) / 2  # Nichol and Dhariwal 2021, equation 15
         upper, lower = torch.tensor([self.beta, self.posterior_variance]).log().tolist()
         return mean + torch.exp(0.5 * (share * upper + (1 - share) * lower)) * noise
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """One of the things to be found.
+
+    Attributes:
+        shape: of its state.
+        prior: learned or analytic; None for a uniform one on [-1, 1]. Then nothing is diffused: the unknown starts
+            from the middle and moves down the gradient alone, within its range.
+        step_size: of the moves down the gradient.
+    """
+
+    shape: tuple[int, ...]
+    prior: Diffusion | None
+    step_size: float = STEP_SIZE
+
+    def predict(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
+        """Its x_0 on [-1, 1], and v or None; without a prior the state itself."""
+        return (x_t, None) if self.prior is None else self.prior(x_t, level.t, level.alpha_bar)
+
+    def moved(
+        self, x_t: Tensor, x0: Tensor, v: Tensor | None, noise: Tensor | None, level: Level, move: Tensor
+    ) -> Tensor:
+        """x_{t-1}: the ancestral sample less the move down the gradient; without a prior the move alone, in range."""
+        if self.prior is None or noise is None:
+            return (x_t - move).clamp(-1, 1)
+        return level.ancestral(x_t, x0, v, noise) - move
 
 
 def levels(alpha_bar: Tensor, steps: int) -> list[Level]:
@@ -133,18 +145,14 @@ def sample(
         estimates, variances = {}, {}
         for name, unknown in unknowns.items():
             x_t = states[name].requires_grad_()
-            predict = unknown.prior or _itself
-            estimates[name], variances[name] = predict(x_t, level.t, level.alpha_bar)
+            estimates[name], variances[name] = unknown.predict(x_t, level)
         gradients = torch.autograd.grad(objective(estimates), list(states.values()))
         estimates = {name: x0.detach() for name, x0 in estimates.items()}
         with torch.no_grad():
             for (name, unknown), gradient in zip(unknowns.items(), gradients, strict=True):
+                z = None if unknown.prior is None else noise(name, index + 1)
                 move = unknown.step_size * gradient
-                if unknown.prior is None:
-                    states[name] = (states[name] - move).clamp(-1, 1)
-                else:
-                    x_t, x0, v = states[name], estimates[name], variances[name]
-                    states[name] = level.ancestral(x_t, x0, v, noise(name, index + 1)) - move
+                states[name] = unknown.moved(states[name], estimates[name], variances[name], z, level, move)
                 if not torch.isfinite(states[name]).all():
                     raise EstimationError(
                         f"The diffusion of the {name} diverged at step {index + 1}: values are no longer numbers. "
@@ -152,7 +160,3 @@ def sample(
                     )
         callback(index, estimates)
     return states
-
-
-def _itself(x_t: Tensor, t: int, alpha_bar: float, /) -> tuple[Tensor, None]:
-    return x_t, None
