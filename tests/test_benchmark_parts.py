@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scenes import blurred, psnr
+from scenes import blurred, psnr, sharp
 
+from benchmarks.sheet import GAP, MOST_ROWS, SIDE, contact_sheet
 from benchmarks.skimage_peers import Method, deconvolved, main
 from blinddeblur import photo, random_kernel
 
@@ -38,3 +39,66 @@ def test_a_file_is_restored_in_its_depth(
     restored = photo.read(tmp_path / "result.png")
     assert restored.depth == depth
     assert psnr(x, restored.pixels) > psnr(x, y) + 3
+
+
+def patch(top: int, left: int) -> NDArray[np.uint8]:
+    """A grey picture with detail in one place only."""
+    picture = np.full((400, 480, 1), 128, np.uint8)
+    picture[top : top + SIDE, left : left + SIDE] = np.rint(255 * sharp(SIDE, SIDE, 1))
+    return picture
+
+
+def sheet(path: Path, *cases: tuple[str, dict[str, NDArray]]) -> NDArray[np.uint8]:
+    contact_sheet(cases, path)
+    return photo.read(path).stored
+
+
+def panels(picture: NDArray[np.uint8], columns: int, row: int = 0, rows: int = 1) -> list[NDArray[np.uint8]]:
+    """The panels of a row, from the left: they lie at the right and lower end of the sheet."""
+    step = SIDE + GAP
+    top = len(picture) - (rows - row) * step
+    starts = [picture.shape[1] - (columns - column) * step for column in range(columns)]
+    return [picture[top : top + SIDE, left : left + SIDE] for left in starts]
+
+
+@pytest.mark.parametrize("reference", ["truth", "blurred"])
+def test_a_sheet_shows_the_place_where_the_truth_is_textured(reference: str, tmp_path: Path) -> None:
+    # A result that is textured elsewhere must not draw the crop to it.
+    case = {"blurred": patch(0, 0), "ours": patch(0, 320), "truth": patch(240, 320)}
+    if reference == "blurred":
+        del case["truth"]
+    shown = panels(sheet(tmp_path / "sheet.png", ("case", case)), len(case))
+    detail = [float(panel.std()) for panel in shown]
+    assert detail.index(max(detail)) == (0 if reference == "blurred" else 2)
+    assert detail[1] < 1
+
+
+def test_a_sheet_shows_pixels_as_they_are_and_leaves_gaps(tmp_path: Path) -> None:
+    small = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    whole = {"blurred": small, "theirs, our kernel": small // 2, "truth": small}
+    lacking = {"blurred": small, "truth": small}
+    picture = sheet(tmp_path / "sheet.png", ("a", lacking), ("b", whole))
+    blurred_panel, gap, truth_panel = panels(picture, 3, 0, 2)
+    large = small.repeat(3, axis=0).repeat(3, axis=1)
+    assert np.array_equal(blurred_panel[:150, :120], large)
+    assert np.array_equal(truth_panel[:150, :120], large)
+    assert (gap == 255).all()
+    assert np.array_equal(panels(picture, 3, 1, 2)[1][:150, :120], large // 2)
+
+
+def test_a_sheet_shows_kernels_on_one_scale(kernel: NDArray[np.float32], tmp_path: Path) -> None:
+    y = np.zeros((SIDE, SIDE, 3), np.uint8)
+    spread = {"ours": y, "ours kernel": kernel, "truth": y, "truth kernel": np.pad(3 * kernel, 25), "blurred": y}
+    ours, truth, blurred_panel = panels(sheet(tmp_path / "sheet.png", ("case", spread)), 3)
+    assert np.array_equal(ours, truth)
+    assert ours[-2:, -2:].max() == 255
+    assert 0 < (ours == 0).mean() < 1
+    assert not blurred_panel.any()
+
+
+def test_a_long_sheet_is_cut(tmp_path: Path) -> None:
+    cases = [(str(i), {"blurred": np.full((40, 40, 1), i, np.uint8)}) for i in range(100)]
+    picture = sheet(tmp_path / "sheet.jpg", *cases)
+    rows = [int(panels(picture, 1, row, MOST_ROWS)[0][80, 80].mean()) for row in range(MOST_ROWS)]
+    assert rows == [9 * row for row in range(MOST_ROWS)]
+    assert len(picture) < (MOST_ROWS + 1) * (SIDE + GAP)
