@@ -1,15 +1,22 @@
 """The parts that a comparison of methods is made of: programs of others, a perceptual metric, contact sheets."""
 
+import importlib.util
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scenes import blurred, psnr, sharp
 
+from benchmarks import perceptual
 from benchmarks.sheet import GAP, MOST_ROWS, SIDE, contact_sheet
 from benchmarks.skimage_peers import Method, deconvolved, main
 from blinddeblur import photo, random_kernel
+
+needs_metric = pytest.mark.skipif(
+    importlib.util.find_spec(perceptual.PACKAGE) is None, reason="the weights of the perceptual metric are an extra"
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +27,7 @@ def kernel() -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("method", Method)
 def test_a_known_kernel_sharpens(method: Method, kernel: NDArray[np.float32]) -> None:
-    x, y = blurred(96, 112, 3, kernel)
+    x, y = blurred(80, 96, 1, kernel)
     restored = deconvolved(y, kernel, method)
     assert restored.shape == y.shape
     assert 0 <= restored.min() <= restored.max() <= 1
@@ -102,3 +109,31 @@ def test_a_long_sheet_is_cut(tmp_path: Path) -> None:
     rows = [int(panels(picture, 1, row, MOST_ROWS)[0][80, 80].mean()) for row in range(MOST_ROWS)]
     assert rows == [9 * row for row in range(MOST_ROWS)]
     assert len(picture) < (MOST_ROWS + 1) * (SIDE + GAP)
+
+
+@needs_metric
+def test_the_perceptual_distance_grows_with_blur_and_hardly_with_a_shift() -> None:
+    x = sharp(96, 110, 3)
+    assert perceptual.distance(x, x) == 0
+    shifted = perceptual.distance(np.roll(x, 1, axis=1), x)
+    soft, softer = (perceptual.distance(cv2.GaussianBlur(x, (0, 0), sigma), x) for sigma in (1.0, 3.0))
+    assert None not in (shifted, soft, softer)
+    assert 0 < 3 * shifted < soft < softer - 0.1
+
+
+@needs_metric
+def test_the_perceptual_distance_takes_grey_for_equal_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = sharp(70, 80, 1)
+    grey = cv2.GaussianBlur(truth, (0, 0), 1.5)[..., np.newaxis]
+    colours = perceptual.distance(grey.repeat(3, axis=2), truth.repeat(3, axis=2))
+    assert perceptual.distance(grey, truth) == pytest.approx(colours)
+    assert perceptual.distance(grey.repeat(3, axis=2), truth) == pytest.approx(colours)
+    monkeypatch.setattr(perceptual, "TILE", 64)  # in four parts: about the same
+    assert perceptual.distance(grey, truth) == pytest.approx(colours, rel=0.1)
+
+
+def test_there_is_no_perceptual_distance_without_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perceptual, "PACKAGE", "no_such_package")
+    perceptual._weights.cache_clear()
+    assert perceptual.distance(sharp(64, 64, 1), sharp(64, 64, 1)) is None
+    perceptual._weights.cache_clear()
