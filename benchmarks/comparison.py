@@ -14,10 +14,10 @@ from benchmarks.running import Bench, pictures_of
 from blinddeblur import photo
 from blinddeblur.errors import UsageError
 from blinddeblur.files import write_bytes
+from blinddeblur.tiles import evenly
 
 BLURRED_HERE = ("photos", "seeds")  # sets that are made of sharp photos
 PHOTOS = 20  # cases of photos by default
-SHOWN = 8  # cases of a contact sheet
 DATA = Path("data")  # where the data of the named sets are looked for
 
 T = TypeVar("T")
@@ -124,8 +124,8 @@ def _sequences(wanted: Wanted) -> int:
 
 
 def _few(things: list[T]) -> list[T]:
-    """Some of them, evenly spread, for a contact sheet."""
-    return things[:: max(1, -(-len(things) // SHOWN))]
+    """As many as a contact sheet shows, evenly spread: only these are read."""
+    return [things[index] for index in evenly(len(things) - 1, min(len(things), sheet.MOST_ROWS))]
 
 
 def _draw(strips: dict[str, dict[str, NDArray[Any]]], output: Path) -> None:

@@ -160,7 +160,7 @@ def _contender(place: str, key: str, entry: Any) -> Contender:
     if unknown:
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
         raise UsageError(f"{place}: Nothing is known to fill in for {{{unknown[0]}}}. There are {known}.")
-    values = {name: tuple(value) if name in lists else value for name, value in entry.items()}
+    values: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in entry.items()}
     return Contender(key=key, **{"name": key, **values})
 
 

@@ -11,7 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+import numpy as np
+
 from benchmarks import perceptual
+from benchmarks.metrics import SMALLEST
 from blinddeblur import __version__
 from blinddeblur.errors import UsageError
 from blinddeblur.files import write_bytes
@@ -141,8 +144,14 @@ def cores() -> int:
 
 def versions() -> dict[str, str]:
     """Of what figures depend on."""
-    found = {"blinddeblur": __version__, "python": platform.python_version()}
-    return {**found, **{name: version(name) for name in LIBRARIES}, "perceptual": perceptual.NAME}
+    own = {"blinddeblur": __version__, "python": platform.python_version()}
+    picture = np.zeros((SMALLEST, SMALLEST, 1))
+    measured = perceptual.distance(picture, picture) is not None  # else the package of the metric is missing
+    return {
+        **own,
+        **{name: version(name) for name in LIBRARIES},
+        "perceptual metric": perceptual.NAME if measured else "none",
+    }
 
 
 def mean(values: Iterable[float | None]) -> float | None:

@@ -27,7 +27,6 @@ SEED = 20261124  # of the kernels and the noise of `photos`; other seeds than th
 PLACES = ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))  # of crops in a photo, as shares of the room there is
 ARRAY = 1.45  # side of a kernel's array, as a multiple of the largest extent
 SMALLEST_ARRAY = 7  # pixels
-SMALLEST_SIDE = 64  # pixels of a crop
 
 LEVIN_CASES, LEVIN_SIDE = 32, 255
 LEVIN_MATLAB = re.compile(r"im0[5-8]_flit0[1-8]\.mat")
@@ -75,8 +74,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.number < 1:
             raise UsageError(f"--number must be 1 or more, not {self.number}.")
-        if self.side < SMALLEST_SIDE:
-            raise UsageError(f"--side must be {SMALLEST_SIDE} pixels or more, not {self.side}.")
+        if self.side < SMALLEST:
+            raise UsageError(f"--side must be {SMALLEST} pixels or more, not {self.side}.")
         if not 1 <= self.extent[0] <= self.extent[1] <= self.side / 2:
             raise UsageError(
                 "--extent takes the least and the largest reach of the blur in pixels, such as 9,32: at least 1, and "

@@ -32,7 +32,7 @@ def page(title: str, rows: Iterable[Row], contenders: dict[str, Contender], publ
     parts = [f"# {title}", *_means(rows, contenders)]
     if len(seeds) > 1:
         parts += ["## Seeds", _seeds(rows, contenders, seeds)]
-    parts += _troubles(rows, contenders)
+    parts += _troubles(rows)
     parts += _quoted(published)
     return "\n\n".join(parts) + "\n"
 
@@ -109,10 +109,14 @@ def _seeds(rows: list[Row], contenders: dict[str, Contender], seeds: list[int]) 
     return _table(heads, lines)
 
 
-def _troubles(rows: list[Row], contenders: dict[str, Contender]) -> list[str]:
+def _troubles(rows: list[Row]) -> list[str]:
     parts = []
-    for title, text in (("Failed", lambda row: row.failure), ("Left out", lambda row: row.skipped)):
-        lines = [f"- {row.contender}, {row.case}, seed {row.seed}: {_plain(text(row))}" for row in rows if text(row)]
+    reasons = {
+        "Failed": [(row, row.failure) for row in rows if row.failure],
+        "Left out": [(row, row.skipped) for row in rows if row.skipped],
+    }
+    for title, found in reasons.items():
+        lines = [f"- {row.contender}, {row.case}, seed {row.seed}: {' '.join(why.split())}" for row, why in found]
         if lines:
             parts += [f"## {title}", "\n".join(lines)]
     return parts
@@ -145,7 +149,3 @@ def _table(heads: list[str], lines: list[list[str]]) -> str:
 def _number(form: str, values: Iterable[float | None]) -> str:
     value = mean(values)
     return "" if value is None else form.format(value)
-
-
-def _plain(text: str | None) -> str:
-    return " ".join((text or "").split())
