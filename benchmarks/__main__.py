@@ -37,7 +37,7 @@ def main(
     photons: Annotated[
         float | None, typer.Option(metavar="N", help="Instead, Poisson noise with N photons for white.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the contenders; the set is always the same.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the contenders, and of the sequences of turbulence.")] = 0,
     seeds: Annotated[int, typer.Option(metavar="N", help="Of the set seeds: each is run with 0 to N - 1.")] = 5,
     jobs: Annotated[int, typer.Option(metavar="N", help="Processes at once, which share the cores.")] = 1,
 ) -> None:
