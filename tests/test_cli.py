@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -60,12 +59,13 @@ def test_version() -> None:
 def test_help_is_quick_and_leaves_torch_alone() -> None:
     code = "import sys, blinddeblur.cli; sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    seconds = []
+    seconds = []  # of computing: the other processes of a busy machine do not count
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-m", "blinddeblur", "--help"], check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.7
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert 0.05 < min(seconds) < 0.7
 
 
 @pytest.mark.parametrize(
