@@ -27,7 +27,8 @@ def run(
     """Do the jobs on the workers of a dask scheduler, which need this package but no files of this machine.
 
     A job whose worker dies is done again by another; the scheduler gives up when that has happened more often than its
-    setting distributed.scheduler.allowed-failures says, which is three.
+    setting distributed.scheduler.allowed-failures says, which is three. What it gave up is done once more, alone, after
+    all the others: it may only have waited on workers that another job ended.
 
     Args:
         task, jobs: as of workers.run.
@@ -49,6 +50,8 @@ def run(
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it has to say are exceptions as well
     fresh, made = iter(jobs), pickle.dumps(make)
     running: dict[Any, J] = {}
+    given_up: list[J] = []
+    last_chance = False
     _check_scheduler(distributed, address)
     client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     try:
@@ -63,9 +66,14 @@ def run(
 
             One at least, even if all workers are gone for the moment: it waits for the next one.
             """
+            nonlocal last_chance
             room = max(0 if running else 1, sum(client.nthreads().values()) - len(running))
+            jobs = list(islice(fresh, room))
+            if not jobs and not running and given_up:
+                last_chance = True
+                jobs = [given_up.pop()]
             with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):  # photos are large
-                for job in islice(fresh, room):
+                for job in jobs:
                     future = client.submit(_on_cluster, task, made, job, pure=False)
                     running[future] = job
                     finished.add(future)
@@ -77,6 +85,10 @@ def run(
             try:
                 outcome = future.result()
             except distributed.KilledWorker:
+                if not last_chance:
+                    given_up.append(job)
+                    send()
+                    continue
                 outcome = EstimationError(LOST)
             except BlindDeblurError:  # on the way to an engine
                 raise

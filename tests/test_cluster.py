@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import distributed
 import pytest
 from pytest_httpserver import HTTPServer
 from test_workers import engine, missing, troubled, where
@@ -25,7 +26,8 @@ def start(log: Path, *arguments: str) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     with log.open("wb") as file:
         command = [sys.executable, "-m", "dask", *arguments]
-        return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, stdout=file, stderr=file)
+        settings = {"PYTHONPATH": paths, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}  # three take longer
+        return subprocess.Popen(command, env=os.environ | settings, stdout=file, stderr=file)
 
 
 def address_in(log: Path) -> str:
@@ -84,6 +86,18 @@ def test_a_job_that_always_kills_its_worker_fails_alone(address: str, tmp_path: 
     assert isinstance(named["bug"], RuntimeError)
     assert "KeyError: 'bug'" in str(named["bug"])
     assert (named["x"], named["die once"]) == ("x", "die once")
+
+
+def test_what_the_scheduler_gave_up_is_done_once_more_alone(address: str, tmp_path: Path) -> None:
+    with distributed.Client(address, set_as_default=False) as client:
+        client.run_on_scheduler(blame_at_once)
+        jobs = [(what, tmp_path / what) for what in ("die once", "die", "x")]
+        outcomes = {what: outcome for (what, _), outcome in cluster.run(troubled, jobs, MAKE, address)}
+        assert (outcomes["die once"], outcomes["x"], str(outcomes["die"])) == ("die once", "x", LOST)
+
+
+def blame_at_once(dask_scheduler: distributed.Scheduler) -> None:
+    dask_scheduler.allowed_failures = 0
 
 
 def test_large_jobs_and_outcomes_travel(address: str) -> None:
