@@ -1,6 +1,9 @@
 """The parts that a comparison of methods is made of: programs of others, a perceptual metric, contact sheets."""
 
 import importlib.util
+import re
+import subprocess
+import tomllib
 from pathlib import Path
 
 import cv2
@@ -9,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from scenes import blurred, psnr, sharp
 
-from benchmarks import perceptual
+from benchmarks import exchange, perceptual
 from benchmarks.sheet import GAP, MOST_ROWS, SIDE, contact_sheet
 from benchmarks.skimage_peers import Method, deconvolved, main
 from blinddeblur import photo, random_kernel
+from blinddeblur.errors import KernelError
 
 needs_metric = pytest.mark.skipif(
     importlib.util.find_spec(perceptual.PACKAGE) is None, reason="the weights of the perceptual metric are an extra"
@@ -46,6 +50,39 @@ def test_a_file_is_restored_in_its_depth(
     restored = photo.read(tmp_path / "result.png")
     assert restored.depth == depth
     assert psnr(x, restored.pixels) > psnr(x, y) + 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_others_make_of_a_continued_copy_is_cut_to_the_photo(channels: int, tmp_path: Path) -> None:
+    source = photo.Photo(sharp(61, 70, channels), depth=16)
+    photo.write(source, tmp_path / "photo.png")
+    exchange.photo(tmp_path / "photo.png", tmp_path / "theirs" / "copy.png", multiple=16)
+    copy = photo.read(tmp_path / "theirs" / "copy.png")
+    assert copy.stored.shape == (64, 80, channels)
+    assert copy.depth == 8
+    assert np.array_equal(copy.stored[61], copy.stored[60])
+    exchange.cut(tmp_path / "theirs" / "copy.png", tmp_path / "photo.png", tmp_path / "cut.png")
+    assert np.abs(photo.read(tmp_path / "cut.png").pixels - source.pixels).max() < 0.51 / 255
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_kernel_of_floating_point_numbers_is_read(turned: bool, kernel: NDArray[np.float32], tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "kernel.tif"), kernel)
+    exchange.kernel(tmp_path / "kernel.tif", tmp_path / "kernel.npy", turned=turned)
+    expected = kernel[::-1, ::-1] if turned else kernel
+    assert photo.read_kernel(tmp_path / "kernel.npy") == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(KernelError, match="cannot be read"):
+        exchange.kernel(tmp_path / "no.tif", tmp_path / "no.npy")
+
+
+def test_scripts_of_peers_are_no_nonsense_to_a_shell() -> None:
+    peers = tomllib.loads(Path(exchange.__file__).with_name("contenders.toml").read_text())["peers"]
+    scripts = [peer["command"][2] for peer in peers.values() if peer["command"][0] == "sh"]
+    assert len(scripts) > 3
+    for script in scripts:
+        subprocess.run(["sh", "-n", "-c", script], check=True)
+        # A name behind a dollar sign is filled in before the shell sees it, and then quoted by nobody.
+        assert not re.search(r"\$[A-Za-z_]", script)
 
 
 def patch(top: int, left: int) -> NDArray[np.uint8]:
