@@ -62,7 +62,7 @@ def inside(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("photons", [None, 3.0])
 def test_dps_by_hand(photons: float | None) -> None:
     """Two steps of Algorithm 1, the gradient of the squared norm spelled out."""
-    y, forward, zeta = measurement().y, dense(), 0.7 / 500
+    y, forward, zeta = measurement().y, dense(), 0.7
     found = dps.restore(Gaussian(0.1, 0.5), ALPHA_BAR, y, KERNEL, photons, 2, zeta, key=(7,))
     target = (2 * y - 1).flatten()
     weight = torch.ones(SIDE**2) if photons is None else 1 / (2 * (photons * y.flatten()).clamp_min(1))
@@ -75,7 +75,7 @@ def test_dps_by_hand(photons: float | None) -> None:
         x0 = 0.1 + slope * (x - now**0.5 * 0.1)
         rest = target - forward @ x0
         squared_gradient = -2 * slope * forward.T @ (weight * rest)
-        step = 500 * zeta * math.sqrt(SIDE**2 / (3 * 256**2)) / float((weight * rest**2).sum().sqrt())
+        step = zeta * math.sqrt(SIDE**2 / (3 * 256**2)) / float((weight * rest**2).sum().sqrt())
         mean = before**0.5 * beta / (1 - now) * x0 + (1 - beta) ** 0.5 * (1 - before) / (1 - now) * x
         fresh = math.sqrt(beta * (1 - before) / (1 - now)) * noise(index + 1).flatten()
         x = mean + fresh - step * squared_gradient
@@ -179,7 +179,7 @@ def restorer(method: str, mean: Tensor, deviation: float, kernel: Tensor) -> Cal
     def run(y: Measurement, mean: Tensor = mean, place: tuple[int, int] = (0, 0)) -> Tensor:
         if method == "dps":
             prior = Gaussian(2 * mean - 1, 2 * deviation)
-            return dps.restore(prior, linear_alpha_bar(), y.y, kernel, None, 100, 2.0, (3,), place)
+            return dps.restore(prior, linear_alpha_bar(), y.y, kernel, None, 100, 20.0, (3,), place)
         restore = ddnm.restore if method == "ddnm" else diffpir.restore
         return restore(denoiser(mean, deviation), linear_alpha_bar(), y, kernel, 0.01, 100, key=(3,), place=place)
 

@@ -20,7 +20,7 @@ from blinddeblur.samplers.white_noise import around
 
 STEPS = 100
 STRENGTH = 7.0  # lambda
-FRESH = 0.3  # zeta, the share of the noise's variance that is drawn anew
+FRESH = 1.0  # zeta, the share of the noise's variance that is drawn anew; 0.3 costs 1.3 dB on eight training photos
 
 
 def restore(
