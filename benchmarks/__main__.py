@@ -37,6 +37,9 @@ def main(
     photons: Annotated[
         float | None, typer.Option(metavar="N", help="Instead, Poisson noise with N photons for white.")
     ] = None,
+    crops: Annotated[
+        str, typer.Option(metavar="spread|texture", help="Of photos: several of each, or the one with most texture.")
+    ] = "spread",
     seed: Annotated[int, typer.Option(help="Of the contenders, and of the sequences of turbulence.")] = 0,
     seeds: Annotated[int, typer.Option(metavar="N", help="Of the set seeds: each is run with 0 to N - 1.")] = 5,
     jobs: Annotated[int, typer.Option(metavar="N", help="Processes at once, which share the cores.")] = 1,
@@ -62,6 +65,7 @@ def main(
             extent=_extent(extent),
             noise=noise,
             photons=photons,
+            crops=crops,
             seeds=list(range(seeds)) if name == "seeds" else [seed],
             jobs=jobs,
         )

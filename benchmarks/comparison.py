@@ -38,6 +38,7 @@ class Wanted:
     extent: tuple[float, float] = (9, 32)
     noise: float = 0.01
     photons: float | None = None
+    crops: str = "spread"
     seeds: list[int] = field(default_factory=lambda: [0])
     jobs: int = 1
 
@@ -62,7 +63,8 @@ def _pictures(wanted: Wanted) -> int:
     if "all" in wanted.peers:
         for key, why in known.absent().items():
             print(f"{key} is left out: {why}", file=sys.stderr)
-    recipe = sets.Recipe(wanted.number or PHOTOS, wanted.side, wanted.extent, wanted.noise, wanted.photons)
+    number = wanted.number or PHOTOS
+    recipe = sets.Recipe(number, wanted.side, wanted.extent, wanted.noise, wanted.photons, wanted.crops)
     settings: dict[str, Any] = {"set": wanted.name, "seeds": wanted.seeds, "jobs": wanted.jobs}
     if wanted.name in BLURRED_HERE:
         settings |= {name: value for name, value in asdict(recipe).items() if name != "number"}  # more may follow

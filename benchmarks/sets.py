@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 
 from benchmarks.metrics import SMALLEST
 from blinddeblur import photo, random_kernel
+from blinddeblur.engine import informative_crop
 from blinddeblur.errors import UsageError
 from blinddeblur.files import write_bytes
 from blinddeblur.physics.convolution import blur
+from blinddeblur.pixels import Pixels
+from blinddeblur.tiles import Tile
 
 SEED = 20261124  # of the kernels and the noise of `photos`; other seeds than those the shipped priors learned from
 PLACES = ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))  # of crops in a photo, as shares of the room there is
@@ -63,6 +66,7 @@ class Recipe:
         extent: least and largest reach of the blur in pixels.
         noise: standard deviation of Gaussian noise where white is 1.
         photons: instead of that, Poisson noise with so many photons for white.
+        crops: "spread" over each photo, corners first, or "texture", of each photo the one that has most of it.
     """
 
     number: int = 20
@@ -70,6 +74,7 @@ class Recipe:
     extent: tuple[float, float] = (9, 32)
     noise: float = 0.01
     photons: float | None = None
+    crops: str = "spread"
 
     def __post_init__(self) -> None:
         if self.number < 1:
@@ -85,6 +90,8 @@ class Recipe:
             raise UsageError(f"--noise is a standard deviation from 0 to 0.5, where white is 1; not {self.noise:g}.")
         if self.photons is not None and not 1 <= self.photons <= 1e9:
             raise UsageError(f"--photons must lie between 1 and a billion, not {self.photons:g}.")
+        if self.crops not in ("spread", "texture"):
+            raise UsageError(f"--crops must be spread or texture, not {self.crops}.")
 
     @property
     def kernel_side(self) -> int:
@@ -171,8 +178,9 @@ def blurred_crops(files: list[Path], recipe: Recipe) -> Iterator[Made]:
     The kernels are drawn from the generator that the shipped priors were trained with, but none of them was learned
     from.
     """
-    if recipe.number > len(files) * len(PLACES):
-        raise UsageError(f"{len(files)} photos give at most {len(files) * len(PLACES)} crops, not {recipe.number}.")
+    most = len(files) * (len(PLACES) if recipe.crops == "spread" else 1)
+    if recipe.number > most:
+        raise UsageError(f"{len(files)} photos give at most {most} crops, not {recipe.number}.")
     margin = recipe.kernel_side // 2
     wide = recipe.side + 2 * margin
     for index in range(recipe.number):
@@ -182,6 +190,9 @@ def blurred_crops(files: list[Path], recipe: Recipe) -> Iterator[Made]:
         if min(x.shape[:2]) < wide:
             raise UsageError(f"{path}: The photo has {_size(x)} pixels, and {wide} on a side are needed. Lower --side.")
         top, left = (int(share * (room - wide)) for share, room in zip(place, x.shape, strict=False))
+        if recipe.crops == "texture":
+            where = informative_crop(Pixels(x.numpy(), x.device), wide, Tile(0, 0, x.shape[0], x.shape[1]))
+            top, left = where.top, where.left
         crop = x[top : top + wide, left : left + wide].permute(2, 0, 1)[None]
         extent = math.exp(rng.uniform(math.log(recipe.extent[0]), math.log(recipe.extent[1])))
         kernel = random_kernel(rng, recipe.kernel_side, extent)

@@ -134,6 +134,18 @@ def test_photons_make_noise_that_grows_with_the_light(photos: Path) -> None:
     assert np.std((noisy - clean) / np.sqrt(clean / 400)) == pytest.approx(1, rel=0.05)
 
 
+def test_the_crop_with_most_texture(tmp_path: Path) -> None:
+    flat = np.full((300, 300, 3), 0.5, np.float32)
+    flat[200:290, 10:100] = sharp(90, 90, 3)
+    photo.write(photo.Photo(flat), tmp_path / "flat.png")
+    spread, texture = (
+        next(sets.blurred_crops([tmp_path / "flat.png"], sets.Recipe(1, SIDE, (3, 5), crops=crops)))
+        for crops in ("spread", "texture")
+    )
+    assert spread.sharp.std() == 0
+    assert texture.sharp.std() > 0.05
+
+
 def test_the_array_of_a_kernel_follows_from_its_extent() -> None:
     assert [sets.Recipe(extent=(1, most)).kernel_side for most in (3, 9, 32)] == [7, 13, 47]
 
@@ -147,6 +159,8 @@ def test_the_array_of_a_kernel_follows_from_its_extent() -> None:
         ({"extent": (5, 3)}, "--extent"),
         ({"noise": -1}, "--noise"),
         ({"photons": 0}, "--photons"),
+        ({"crops": "middle"}, "spread or texture"),
+        ({"crops": "texture", "number": 4}, "at most 3 crops"),
     ],
 )
 def test_photos_that_cannot_be_made(photos: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
