@@ -21,7 +21,9 @@ from blinddeblur.tiles import evenly
 SCALES = ((4.0, 2.0, 1.0, 0.0), (1.0, 0.0), (1.0, 0.0))
 FIRST_REFERENCE = 25  # frames, spread evenly, whose median is the first reference
 LEAST_SHIFT = 4  # pixels of a whole frame below which the tilts take care of it
-MORE_LIKE = 0.5  # of the mean square difference that is left after a shift, at most; of another scene 0.5 and more are
+# Of the mean square difference that is left after a shift, at most, for each share of the frames that still overlaps: a
+# small part may look alike by chance. The same scene leaves 0.1 to 0.4, another 0.6 and more.
+MORE_LIKE = 0.5
 DETAILS = (2.0, 10.0)  # pixels of smoothing, between which lies what shifts are seen by
 CHUNK_PIXELS = 2_000_000  # of frames that are worked on at once
 NOISE = (1.5, 0.01)  # so many times the noise counts as such, and at least this: blur that differs, and interpolation
@@ -201,7 +203,8 @@ def _shifts(frames: Sequence[Tensor]) -> Tensor:
         row, column = divmod(place, shape[1])
         moved = [(offset + side // 2) % side - side // 2 for offset, side in zip((row, column), shape, strict=True)]
         still, after = (_difference(details, middle, *shift) for shift in ((0, 0), moved))
-        if max(map(abs, moved)) >= LEAST_SHIFT and after < MORE_LIKE * still:
+        overlap = math.prod(1 - abs(shift) / side for shift, side in zip(moved, middle.shape[-2:], strict=True))
+        if max(map(abs, moved)) >= LEAST_SHIFT and after < MORE_LIKE * overlap * still:
             shifts[index] = shifts.new_tensor(moved)
     return shifts - shifts.mean(dim=0)
 
