@@ -5,8 +5,8 @@ It is `parallel.sample` with one unknown: the ancestral sample of x_{t-1}, then 
 
     zeta / |y - A x_0(x_t)| * grad |y - A x_0(x_t)|^2 = 2 zeta grad |y - A x_0(x_t)|,
 
-in the Euclidean norm for Gaussian noise (equation 16), for Poisson noise in |r|^2 = r^T Lambda r with
-Lambda_jj = 1 / (2 y_j), y in photons (equation 19). Both on [-1, 1], as in the paper.
+in the Euclidean norm for Gaussian noise, for Poisson noise in |r|^2 = r^T Lambda r with
+Lambda_jj = 1 / (2 y_j), y in photons. Both on [-1, 1], as in the paper.
 """
 
 from collections.abc import Callable
