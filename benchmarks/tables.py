@@ -29,7 +29,7 @@ def page(title: str, rows: Iterable[Row], contenders: dict[str, Contender], publ
     """
     rows = list(rows)
     seeds = sorted({row.seed for row in rows if row.contender != BLURRED})
-    parts = [f"# {title}", *_means(rows, contenders)]
+    parts = [f"# {title}", *means(rows, contenders)]
     if len(seeds) > 1:
         parts += ["## Seeds", _seeds(rows, contenders, seeds)]
     parts += _troubles(rows)
@@ -53,7 +53,7 @@ def common(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _means(rows: list[Row], contenders: dict[str, Contender]) -> list[str]:
+def means(rows: list[Row], contenders: dict[str, Contender]) -> list[str]:
     kept = common(rows)
     errors = {(r.case, r.seed): r.error for r in kept if r.contender == KNOWN}
 
