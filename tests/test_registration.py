@@ -101,6 +101,7 @@ def test_what_one_frame_did_not_see_comes_from_those_that_did() -> None:
     expected = scene[..., 10:74]
     image = fused(frames, tilts, torch.tensor([0.5, 0.5]), expected, SIGMA)
     torch.testing.assert_close(image, expected, rtol=0, atol=5e-3)
+    torch.testing.assert_close(misfits(frames, tilts, expected), torch.zeros(2), rtol=0, atol=5e-3)
 
 
 def test_what_moved_by_itself_counts_less() -> None:
@@ -130,6 +131,8 @@ def test_another_scene_among_the_frames_does_not_spoil_the_rest(width: int, seed
     found = misfits(frames, tilts, image)
     assert int(found.argmax()) == 3
     assert float(found[3]) > 2 * float(found[others].max())
+    weights = lucky_weights(frames, tilts, SIGMA)
+    assert (weights == 0).nonzero().flatten().tolist() == [3]  # though it is the sharpest
     tilts, truth = (x[others] - x[others].mean(dim=0) for x in (tilts, free(seen)))
     assert error(tilts, truth) < 0.5
 
@@ -164,6 +167,12 @@ def test_sharp_frames_count_more(sigma: float) -> None:
     assert weights.argsort(descending=True).tolist()[:2] == [0, 2]
     assert int(weights.argmin()) == 1
     assert float(weights[0]) > 2 * float(weights[1])
+
+
+def test_a_sharp_frame_among_very_soft_ones_is_not_taken_for_another_scene() -> None:
+    seen, _ = turbulent(6, 80, 80, strengths=[0.5, *[6.0] * 5])
+    frames = planes(seen.frames)
+    assert float(lucky_weights(frames, register(frames, PRIOR, SIGMA), SIGMA)[0]) > 0.5
 
 
 def test_noise_is_no_sharpness() -> None:

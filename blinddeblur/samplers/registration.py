@@ -25,6 +25,7 @@ LEAST_SHIFT = 4  # pixels of a whole frame below which the tilts take care of it
 # small part may look alike by chance. The same scene leaves 0.1 to 0.4, another 0.6 and more.
 MORE_LIKE = 0.5
 DETAILS = (2.0, 10.0)  # pixels of smoothing, between which lies what shifts are seen by
+NO_DETAILS = 1e-6  # mean square of details that are none
 CHUNK_PIXELS = 2_000_000  # of frames that are worked on at once
 NOISE = (1.5, 0.01)  # so many times the noise counts as such, and at least this: blur that differs, and interpolation
 OUTLIER = 3.0  # standard deviations from the reference beyond which a pixel counts less
@@ -34,6 +35,7 @@ CALM = 0.3  # of the blocks of a frame
 OFF_FRAME = 1e-3  # weight of what lies beyond a frame, where no frame saw anything
 SHARPNESS_SCALE = 0.7  # pixels of smoothing before slopes are measured, against noise
 LUCK = 2.0  # power of its sharpness that a frame counts with; 8 leaves too few frames against the noise
+ALIKE = 0.65  # of the usual correlation with the median, at least; of sharp frames among soft ones it is 0.9, else 0.5
 STILLED = 2  # times that frames are fused, each with the last as reference: the median is a blurred one
 
 
@@ -126,7 +128,8 @@ def fused(frames: Sequence[Tensor], tilts: Tensor, weights: Tensor, reference: T
 
 
 def lucky_weights(frames: Sequence[Tensor], tilts: Tensor, sigma: float) -> Tensor:
-    """How much each frame counts, (N,), summing to 1: sharp ones more, as in lucky imaging.
+    """How much each frame counts, (N,), summing to 1: sharp ones more, as in lucky imaging, and those of another scene
+    not at all, which would often be the sharpest.
 
     Args:
         frames: N of (1, 1, H, W).
@@ -136,15 +139,21 @@ def lucky_weights(frames: Sequence[Tensor], tilts: Tensor, sigma: float) -> Tens
     point = frames[0].new_zeros(1, 1, 15, 15)
     point[..., 7, 7] = 1
     noise = sigma**2 * 15**2 * _slope_energy(point)  # of white noise: the energy of all slopes around a point
-    energies = [_slope_energy(frame[None]) for seen in _stilled(frames, tilts) for frame in seen]
+    energies = [_slope_energy(frame[None]) for seen, _ in _stilled(frames, tilts) for frame in seen]
     sharpness = (torch.cat(energies) - noise).clamp_min(1e-12)
     weights = (sharpness / sharpness.max()) ** LUCK
+    likeness = _likeness(frames, tilts)
+    weights[likeness < ALIKE * likeness.median()] = 0
     return weights / weights.sum()
 
 
 def misfits(frames: Sequence[Tensor], tilts: Tensor, reference: Tensor) -> Tensor:
-    """Root mean square of how each frame, without its tilt, differs from the reference: (N,)."""
-    return torch.cat([(seen - reference).square().mean(dim=(1, 2, 3)).sqrt() for seen in _stilled(frames, tilts)])
+    """Root mean square of how each frame, without its tilt, differs from the reference where it saw it: (N,)."""
+    found = []
+    for seen, on_frame in _stilled(frames, tilts):
+        squares = on_frame * (seen - reference).square()
+        found.append((squares.sum(dim=(1, 2, 3)) / on_frame.sum(dim=(1, 2, 3))).sqrt())
+    return torch.cat(found)
 
 
 def noise_between(frames: Sequence[Tensor], tilts: Tensor, weights: Tensor, sigma: float) -> float:
@@ -160,7 +169,7 @@ def noise_between(frames: Sequence[Tensor], tilts: Tensor, weights: Tensor, sigm
     """
     reference = still(frames, tilts, weights, sigma)
     found = []
-    for seen in _stilled(frames, tilts):
+    for seen, _ in _stilled(frames, tilts):
         blocks = F.avg_pool2d((seen - reference).square(), BLOCK, stride=BLOCK // 2).flatten(1).sqrt()
         found.append(blocks.quantile(CALM, dim=1))
     return float(torch.cat(found).median()) * (len(frames) / (len(frames) - 1)) ** 0.5
@@ -175,10 +184,25 @@ def _back(frames: Tensor, tilts: Tensor, cell: int = CELL) -> Tensor:
     return enlarged(inverse(tilts, cell), frames.shape[-2], frames.shape[-1], cell)
 
 
-def _stilled(frames: Sequence[Tensor], tilts: Tensor) -> Iterator[Tensor]:
-    """All frames without their tilts, in order, a few at a time."""
+def _stilled(frames: Sequence[Tensor], tilts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """All frames without their tilts, in order, a few at a time, and 1 where each saw something, else OFF_FRAME."""
     for chunk in _chunks(frames):
-        yield without_tilt(torch.cat([frames[i] for i in chunk]), tilts[chunk])
+        chosen = torch.cat([frames[i] for i in chunk])
+        back = _back(chosen, tilts[chunk])
+        yield warp(chosen, back), within(back).clamp_min(OFF_FRAME)
+
+
+def _likeness(frames: Sequence[Tensor], tilts: Tensor) -> Tensor:
+    """How the details of each frame, without its tilt, correlate with those of the median: (N,), 1 at most."""
+    reference = _details(_median(frames, tilts))
+    found = []
+    for seen, on_frame in _stilled(frames, tilts):
+        details = _details(seen)
+        product, own, other = (
+            (on_frame * x).mean(dim=(1, 2, 3)) for x in (details * reference, details**2, reference**2)
+        )
+        found.append(product / ((own + NO_DETAILS) * (other + NO_DETAILS)).sqrt())
+    return torch.cat(found)
 
 
 def _median(frames: Sequence[Tensor], tilts: Tensor | None = None) -> Tensor:
@@ -210,7 +234,7 @@ def _shifts(frames: Sequence[Tensor]) -> Tensor:
 
 
 def _details(frame: Tensor) -> Tensor:
-    """(1, 1, H, W): without what is too fine to agree under tilt, and too coarse to have a place."""
+    """(B, 1, H, W): without what is too fine to agree under tilt, and too coarse to have a place."""
     return _smoothed(frame, DETAILS[0]) - _smoothed(frame, DETAILS[1])
 
 
