@@ -115,7 +115,7 @@ class Result:
 
 @dataclass
 class Engine:
-    """Restores one photo after the other with the same settings; loads each prior once.
+    """Restores one photo after the other with the same settings; loads each prior that they need once.
 
     Raises:
         UsageError: settings that make no sense, or a device that is not there.
@@ -127,8 +127,9 @@ class Engine:
     def __post_init__(self) -> None:
         self.device = find_device(self.settings.device)
         self.prior = load(self.settings.prior, "image", self.device)
-        unseen = self.settings.method == "blinddps" and self.settings.kernel_prior != "conditioned"
-        self.kernel_prior = load("kernel" if unseen else "photo-kernel", "kernel", self.device)
+        if self.settings.kernel is None:
+            unseen = self.settings.method == "blinddps" and self.settings.kernel_prior != "conditioned"
+            self.kernel_prior = load("kernel" if unseen else "photo-kernel", "kernel", self.device)
 
     def restore(
         self,
@@ -353,10 +354,20 @@ class Engine:
         """Tiles that overlap by what their rims cannot know and by what fades from one into the next."""
         size = (kernel.kernels if isinstance(kernel, KernelMap) else kernel).shape[-1]
         settings, rim = self.settings, reach * (size // 2)
-        overlap = 2 * rim + (FADE if settings.overlap is None else settings.overlap)
+        fade = FADE if settings.overlap is None else settings.overlap
+        overlap = 2 * rim + fade
         side = settings.tile or max(BLINDDPS_SIDE if settings.method == "dps" else TILE_SIDE, 2 * overlap)
         if settings.method == "dps" and self.prior.image_size is not None:
-            side = self.prior.image_size - (size - 1)  # its network takes no other
+            known = self.prior.image_size
+            side = known - (size - 1)  # its network takes no other
+            if side <= overlap:
+                largest = 2 * max(0, (known - fade - 1) // 4) + 1
+                other = "" if settings.overlap is None else "a smaller --overlap, "
+                raise UsageError(
+                    f"The prior {self.prior.name} knows only images of {known}x{known} pixels. With dps that leaves "
+                    f"room for a kernel of at most {largest} pixels; this one has {size}. Give a smaller one, {other}"
+                    "another --prior or another --method."
+                )
         if side <= overlap:
             raise UsageError(
                 f"With this blur neighbouring tiles overlap by {overlap} pixels. Give a --tile of more than that."

@@ -157,7 +157,8 @@ class TurbulenceEngine:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self._engine = Engine(Settings(prior=settings.prior, device=settings.device))
+        given = np.ones((1, 1), np.float32)  # what it deblurs has a known blur, so that it needs no prior of kernels
+        self._engine = Engine(Settings(prior=settings.prior, device=settings.device, kernel=given))
         self.device, self.prior = self._engine.device, self._engine.prior
         if settings.method == "blinddps":
             self.kernel_prior = load("kernel", "kernel", self.device)

@@ -555,6 +555,7 @@ def test_damaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     package = tmp_path / "package"
     (package / "priors" / "weights").mkdir(parents=True)
     (package / "priors" / "weights" / "photo.safetensors").write_bytes(b"damaged")
+    weights.manifest()  # is read from the package once
     monkeypatch.setattr(weights, "_PACKAGE", package)
     result = run("restore", make(tmp_path / "a.png"), *QUICK)
     assert result.exit_code == 3

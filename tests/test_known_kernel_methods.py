@@ -9,6 +9,7 @@ import pytest
 import torch
 from gaussian import Gaussian
 from scenes import blurred, streak
+from test_turbulence_engine import guided
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -259,6 +260,36 @@ def test_the_command_with_a_kernel(
     result = CliRunner().invoke(app, [*command, *more, "-o", "c.png", "--quiet", "--seed", "1"])
     assert result.exit_code == 0
     assert (tmp_path / "c.png").read_bytes() != done[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "more", "words"),
+    [
+        (15, [], None),
+        (17, [], "knows only images of 64x64 pixels. With dps that leaves room for a kernel of at most 15 pixels"),
+        (17, ["--overlap", "24"], None),
+        (
+            21,
+            ["--overlap", "24"],
+            "at most 19 pixels; this one has 21. Give a smaller one, a smaller --overlap, another",
+        ),
+    ],
+)
+def test_a_kernel_too_large_for_a_network_of_fixed_size_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, more: list[str], words: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    _, y = blurred(64, 60, 3, streak(size, 5))
+    photo.write(photo.Photo(y, None, 8), tmp_path / "photo.png")
+    np.save(tmp_path / "blur.npy", streak(size, 5))
+    prior = guided(tmp_path, "image", 3)
+    command = ["restore", "photo.png", "--kernel", "blur.npy", "--device", "cpu", "--steps", "2", "--method", "dps"]
+    result = CliRunner().invoke(app, [*command, "--prior", prior, *more])
+    assert result.exit_code == (2 if words else 0), result.output
+    assert (words or "") in result.stderr
+    assert "--tile" not in result.stderr
+    assert (tmp_path / "photo.deblurred.png").exists() == (words is None)
 
 
 @pytest.mark.parametrize("method", ["dps", "ddnm"])

@@ -13,13 +13,14 @@ from safetensors.torch import save_file
 from scenes import agreement, blurred, psnr, sharp, streak, turbulent
 
 from blinddeblur import weights
+from blinddeblur.engine import Engine
 from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError, WeightsError
 from blinddeblur.physics.tilt import enlarged, warp
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.guided_diffusion import GuidedDiffusionUNet
 from blinddeblur.priors.tilt import KolmogorovTilt
 from blinddeblur.samplers.schedule import Step
-from blinddeblur.settings import SequenceSettings
+from blinddeblur.settings import SequenceSettings, Settings
 from blinddeblur.turbulence import SequenceResult, TurbulenceEngine, stabilised
 
 KNOWN = streak(5, 3)
@@ -222,7 +223,9 @@ def test_a_frame_unlike_the_others_is_named(knowing: TurbulenceEngine) -> None:
     frames = stored(turbulent(6, 64, 64)[0].frames)
     assert knowing.restore(frames).warnings == ()
     frames[4] = stored(sharp(64, 64, 1, seed=9)[None])[0]
-    (warning,) = knowing.restore(frames).warnings
+    result = knowing.restore(frames)
+    (warning,) = result.warnings
+    assert result.weights[4] == 0
     assert "Frame 4 is hardly like" in warning
     assert "leave them out" in warning
     frames[1] = 255 - frames[1]
@@ -298,6 +301,20 @@ def test_settings_that_make_no_sense(options: dict[str, object], words: str) -> 
 def test_weights_that_are_missing_are_named_before_there_are_frames(options: dict[str, object], name: str) -> None:
     with pytest.raises(WeightsError, match=f"download-weights {name}"):
         engine_with(**options)
+
+
+def test_only_the_image_prior_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights.manifest()  # is read from the package once
+    bundled = weights._PACKAGE / "priors" / "weights"
+    (tmp_path / "priors" / "weights").mkdir(parents=True)
+    for name in ("photo", "photo-kernel"):
+        data = (bundled / f"{name}.safetensors").read_bytes()
+        (tmp_path / "priors" / "weights" / f"{name}.safetensors").write_bytes(data if name == "photo" else b"damaged")
+    monkeypatch.setattr(weights, "_PACKAGE", tmp_path)
+    engine_with()
+    Engine(Settings(kernel=KNOWN, device="cpu"))
+    with pytest.raises(WeightsError, match="damaged"):
+        Engine(Settings(device="cpu"))
 
 
 def test_steps_of_each_method() -> None:
