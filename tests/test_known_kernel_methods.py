@@ -280,7 +280,7 @@ def test_a_kernel_too_large_for_a_network_of_fixed_size_is_refused_in_words(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "400")
-    _, y = blurred(64, 60, 3, streak(size, 5))
+    _, y = blurred(44, 46, 3, streak(size, 5))
     photo.write(photo.Photo(y, None, 8), tmp_path / "photo.png")
     np.save(tmp_path / "blur.npy", streak(size, 5))
     prior = guided(tmp_path, "image", 3)
