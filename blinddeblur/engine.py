@@ -255,6 +255,7 @@ class Engine:
                 schedule,
                 y.y.expand(-1, self.prior.channels, -1, -1),
                 kernel,
+                sigma,
                 dps.photons_of(y.y, sigma) if settings.noise == "poisson" else None,
                 steps,
                 key=key,

@@ -64,9 +64,11 @@ def inside(x: Tensor) -> Tensor:
 def test_dps_by_hand(photons: float | None) -> None:
     """Two steps of Algorithm 1, the gradient of the squared norm spelled out."""
     y, forward, zeta = measurement().y, dense(), 0.7
-    found = dps.restore(Gaussian(0.1, 0.5), ALPHA_BAR, y, KERNEL, photons, 2, zeta, key=(7,))
+    found = dps.restore(Gaussian(0.1, 0.5), ALPHA_BAR, y, KERNEL, 0.1, photons, 2, zeta, key=(7,))
     target = (2 * y - 1).flatten()
-    weight = torch.ones(SIDE**2) if photons is None else 1 / (2 * (photons * y.flatten()).clamp_min(1))
+    near = torch.tensor([[abs(a - b) <= 2 for b in range(SIDE)] for a in range(SIDE)]).double()
+    counted = 3 * (torch.kron(near, near) @ y.flatten()) / torch.kron(near, near).sum(dim=1)  # in 5x5 pixels
+    weight = torch.ones(SIDE**2) if photons is None else 1 / (2 * counted.clamp_min(1))
     weight = weight / weight.mean()
     assert photons is None or weight.min() < weight.max()
     x = noise(0).flatten()
@@ -91,7 +93,30 @@ def test_photons_from_noise() -> None:
     sigma = float((y - torch.from_numpy(x)).square().mean().sqrt())
     assert dps.photons_of(y, sigma) == pytest.approx(80, rel=0.03)
     assert dps.photons_of(0 * y, sigma) == 1  # a pixel without any still weighs something
-    assert dps.precision(0 * y, 80).equal(torch.ones_like(y))
+    assert dps.precision(0 * y, 80)[0].equal(torch.ones_like(y))
+
+
+@in_float64
+def test_weights_even_out_the_noise_of_photons() -> None:
+    source = np.random.default_rng(0)
+    x = np.repeat(np.linspace(0.1, 0.9, 300), 300).reshape(1, 1, 300, 300)
+    rest = torch.from_numpy(source.poisson(80 * x) / 80 - x)
+    weight, level = dps.precision(torch.from_numpy(x) + rest, 80)
+    assert float(weight.mean()) == pytest.approx(1)
+    dark, bright = ((weight * rest**2)[..., rows, :].mean().sqrt() for rows in (slice(100), slice(200, None)))
+    assert level == pytest.approx(float(dark), rel=0.03)
+    assert level == pytest.approx(float(bright), rel=0.03)
+
+
+def test_dps_moves_further_where_there_is_less_noise() -> None:
+    y, kernel = torch.rand(1, 1, 20, 22), KERNEL.float()
+    prior = Gaussian(0.0, 0.5)
+
+    def drawn(sigma: float, zeta: float | None = None) -> Tensor:
+        return dps.restore(prior, linear_alpha_bar(), y, kernel, sigma, None, 5, zeta)
+
+    assert drawn(0.02).equal(drawn(0.3, 4.0))
+    assert drawn(0.0).equal(drawn(0.3, 16.0))
 
 
 @in_float64
@@ -180,7 +205,7 @@ def restorer(method: str, mean: Tensor, deviation: float, kernel: Tensor) -> Cal
     def run(y: Measurement, mean: Tensor = mean, place: tuple[int, int] = (0, 0)) -> Tensor:
         if method == "dps":
             prior = Gaussian(2 * mean - 1, 2 * deviation)
-            return dps.restore(prior, linear_alpha_bar(), y.y, kernel, None, 100, 20.0, (3,), place)
+            return dps.restore(prior, linear_alpha_bar(), y.y, kernel, 0.01, None, 100, 20.0, (3,), place)
         restore = ddnm.restore if method == "ddnm" else diffpir.restore
         return restore(denoiser(mean, deviation), linear_alpha_bar(), y, kernel, 0.01, 100, key=(3,), place=place)
 
@@ -225,7 +250,9 @@ def test_a_network_of_fixed_size_sees_only_that_size() -> None:
         shapes.add(tuple(x_t.shape))
         return 0.1 * x_t, None
 
-    found = dps.restore(prior, linear_alpha_bar(), torch.rand(1, 3, 20, 22), KERNEL.float(), steps=2, shape=(30, 30))
+    found = dps.restore(
+        prior, linear_alpha_bar(), torch.rand(1, 3, 20, 22), KERNEL.float(), 0.01, steps=2, shape=(30, 30)
+    )
     assert shapes == {(1, 3, 30, 30)}
     assert found.shape == (1, 3, 20, 22)
 
