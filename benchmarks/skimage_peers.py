@@ -14,6 +14,8 @@ from skimage import restoration
 
 from blinddeblur import photo
 
+DARKEST = 1e-4  # of white; Richardson-Lucy divides by nothing smaller
+
 Array = NDArray[np.float32]
 
 
@@ -44,17 +46,18 @@ def deconvolved(y: Array, kernel: Array, method: Method, iterations: int = 30, s
     rows, columns = (2 * (side // 2) for side in kernel.shape)
     height, width = y.shape[:2]
     channels = []
-    for channel in np.moveaxis(y, 2, 0):
+    kernel = kernel.astype(np.float64)  # in single precision Richardson-Lucy burst on one of Levin's photos
+    for channel in np.moveaxis(y.astype(np.float64), 2, 0):
         larger = _bordered(channel, rows, columns)
         if method is Method.WIENER:
             restored, _ = restoration.unsupervised_wiener(larger, kernel, rng=seed)
         else:
-            restored = restoration.richardson_lucy(larger, kernel, num_iter=iterations)
+            restored = restoration.richardson_lucy(larger, kernel, num_iter=iterations, filter_epsilon=DARKEST)
         channels.append(restored[rows : rows + height, columns : columns + width].clip(0, 1))
     return np.stack(channels, axis=2).astype(np.float32)
 
 
-def _bordered(channel: Array, rows: int, columns: int) -> Array:
+def _bordered(channel: NDArray[np.float64], rows: int, columns: int) -> NDArray[np.float64]:
     """(H, W) -> (H + 2 rows, W + 2 columns): the outermost pixels, fading to the mean, so that opposite sides meet.
 
     With reflection, unsupervised Wiener, whose blur is circular, comes out 0.2 to 2.6 dB worse on photos.
@@ -62,7 +65,7 @@ def _bordered(channel: Array, rows: int, columns: int) -> Array:
     border = ((rows, rows), (columns, columns))
     share = np.pad(np.ones_like(channel), border, "linear_ramp")
     mean = channel.mean()
-    larger: Array = mean + share * (np.pad(channel, border, "edge") - mean)
+    larger: NDArray[np.float64] = mean + share * (np.pad(channel, border, "edge") - mean)
     return larger
 
 
