@@ -30,15 +30,15 @@ def start(log: Path, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=os.environ | settings, stdout=file, stderr=file)
 
 
-def address_in(log: Path) -> str:
-    """Of the scheduler that writes the log."""
-    end = time.monotonic() + 30
+def address_in(log: Path, words: str = "Scheduler at:") -> str:
+    """Of the scheduler that writes the log, or that a worker who writes it has registered to."""
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         for line in log.read_text().splitlines():
-            if "Scheduler at:" in line:
+            if words in line:
                 return line.split()[-1]
         time.sleep(0.1)
-    pytest.fail(f"The scheduler has not started: {log.read_text()}")
+    pytest.fail(f"It has not started: {log.read_text()}")
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for name in ("a", "b"):
             options = ["--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)]
             processes.append(start(folder / name, "worker", address, *options))
+        for name in ("a", "b"):
+            address_in(folder / name, "Registered to:")
         yield address
     finally:
         for process in reversed(processes):
@@ -180,6 +182,7 @@ def test_a_scheduler_without_workers_is_reported(scheduler: Scheduler, monkeypat
 def test_a_lost_scheduler_is_reported(scheduler: Scheduler, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     address, process = scheduler
     worker = start(tmp_path / "worker", "worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny")
+    address_in(tmp_path / "worker", "Registered to:")
     with contextlib.closing(cluster.run(where, range(20), MAKE, address)) as outcomes:
         next(outcomes)
         process.kill()

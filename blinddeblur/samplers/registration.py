@@ -35,7 +35,9 @@ CALM = 0.3  # of the blocks of a frame
 OFF_FRAME = 1e-3  # weight of what lies beyond a frame, where no frame saw anything
 SHARPNESS_SCALE = 0.7  # pixels of smoothing before slopes are measured, against noise
 LUCK = 2.0  # power of its sharpness that a frame counts with; 8 leaves too few frames against the noise
-ALIKE = 0.65  # of the usual correlation with the median, at least; of sharp frames among soft ones it is 0.9, else 0.5
+# By how much of the usual correlation with the median that of a frame may be less: sharp ones among soft ones lack 0.1,
+# those of another scene 0.5 and more.
+LESS_LIKE = 0.35
 STILLED = 2  # times that frames are fused, each with the last as reference: the median is a blurred one
 
 
@@ -143,7 +145,8 @@ def lucky_weights(frames: Sequence[Tensor], tilts: Tensor, sigma: float) -> Tens
     sharpness = (torch.cat(energies) - noise).clamp_min(1e-12)
     weights = (sharpness / sharpness.max()) ** LUCK
     likeness = _likeness(frames, tilts)
-    weights[likeness < ALIKE * likeness.median()] = 0
+    usual = likeness.median()
+    weights[likeness < usual - LESS_LIKE * usual.abs()] = 0
     return weights / weights.sum()
 
 
