@@ -36,10 +36,13 @@ PLACE, SIDE = (100, 150), 200  # top left corner and side of what the evolution 
 SHOWN = (0, 3, 11)  # steps of the first diffusion that it shows
 QUALITY = 92  # of JPEG
 
-TABLES: dict[str, dict[str, Any]] = {  # what is run for each
+RELATIVES = ["fast", "fast-known", "dps-known", "ddnm-known", "diffpir-known", "blinddps", "blinddps-uniform"]
+TABLES: dict[str, dict[str, Any]] = {  # what is run for each, see comparison.Wanted
     "levin": {"name": "levin", "methods": ["fast", "fast-known"]},
     "photos": {"name": "photos", "methods": ["fast", "fast-known"]},
+    "relatives": {"name": "photos", "methods": RELATIVES, "side": 64, "extent": (5, 10), "crops": "texture"},
 }
+WITH_PEERS = ("levin", "photos")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -98,12 +101,14 @@ def measure(
     jobs: Annotated[int, typer.Option(metavar="N", help="Processes at once.")] = 1,
 ) -> None:
     """Run the benchmarks of the tables whose data are given, keep their rows, and write the tables into the README."""
-    given = {name: data for name, data in (("levin", levin), ("photos", photos)) if data is not None}
+    sets = {"levin": levin, "photos": photos}
+    given = {name: options for name, options in TABLES.items() if sets[options["name"]] is not None}
     if not given:
         raise UsageError("There is nothing to measure. Give --levin DIR or --photos DIR, or both.")
-    for name, data in given.items():
+    for name, options in given.items():
         work = output / name
-        wanted = comparison.Wanted(output=work, data=data, peers=peers.split(","), jobs=jobs, **TABLES[name])
+        rivals = peers.split(",") if name in WITH_PEERS else []
+        wanted = comparison.Wanted(output=work, data=sets[options["name"]], peers=rivals, jobs=jobs, **options)
         if comparison.run(wanted):
             raise UsageError(f"Some results of {name} failed, see {work / 'results.md'}. The same command tries again.")
         found = json.loads((work / FILE).read_text(encoding="utf-8"))
