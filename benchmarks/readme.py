@@ -112,9 +112,15 @@ def measure(
         if comparison.run(wanted):
             raise UsageError(f"Some results of {name} failed, see {work / 'results.md'}. The same command tries again.")
         found = json.loads((work / FILE).read_text(encoding="utf-8"))
-        rows = {"settings": found["settings"], "rows": found["rows"]}
-        write_bytes((json.dumps(rows, indent=1) + "\n").encode(), FIGURES / f"{name}.json", overwrite=True)
+        write_bytes(as_kept(found).encode(), FIGURES / f"{name}.json", overwrite=True)
     write_bytes(with_tables(README.read_text(encoding="utf-8")).encode(), README, overwrite=True)
+
+
+def as_kept(found: dict[str, Any]) -> str:
+    """Settings and rows of a file of results, a line for each row."""
+    rows = ({key: value for key, value in row.items() if value is not None} for row in found["rows"])
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    return f'{{"settings": {json.dumps(found["settings"])},\n"rows": [\n{lines}\n]}}\n'
 
 
 def with_tables(text: str) -> str:

@@ -1,5 +1,8 @@
 """The README shows what was measured, and its pictures are those that its command makes."""
 
+from dataclasses import asdict
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -23,6 +26,14 @@ def test_a_table_without_a_place_is_told_of() -> None:
 def test_tables_need_data() -> None:
     with pytest.raises(readme.UsageError, match="Give --levin DIR or --photos DIR"):
         readme.measure(output=readme.ROOT / "never")
+
+
+def test_rows_are_kept_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = [Row("a", "fast", 0, raw=20.125, psnr=21.5, seconds=3.0), Row("a", "slow", 0, failure="It ended.")]
+    found = {"settings": {"set": "photos"}, "machine": {"cores": 1}, "rows": [asdict(row) for row in rows]}
+    monkeypatch.setattr(readme, "FIGURES", tmp_path)
+    (tmp_path / "photos.json").write_text(readme.as_kept(found))
+    assert readme.kept("photos") == rows
 
 
 def test_kept_rows_are_whole() -> None:
@@ -60,7 +71,7 @@ def test_the_evolution_shows_photo_steps_and_result() -> None:
 
 
 @pytest.mark.slow
-def test_its_pictures_are_those_that_its_command_makes(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_its_pictures_are_those_that_its_command_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: cv2.imread(str(path)) for path in (readme.COMPARED, readme.EVOLUTION)}
     written: dict[object, np.ndarray] = {}
 
