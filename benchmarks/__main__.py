@@ -1,5 +1,6 @@
 """python -m benchmarks SET -o OUT: methods of ours and installed programs of others, side by side on a test set."""
 
+import importlib.util
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -49,10 +50,12 @@ def main(
     FOLDER holds photos, or blurred/ with sharp/ and kernel/ beside it. Nothing is downloaded.
     The same command goes on where an earlier one was stopped. Exit codes: 0 all finished, 1 some failed, 2 wrong usage.
     """
-    from benchmarks import comparison
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is running ends with this process
     try:
+        if importlib.util.find_spec("skimage") is None:
+            raise UsageError('The benchmarks need packages of their own: pip install ".[benchmarks]" brings them.')
+        from benchmarks import comparison
+
         wanted = comparison.Wanted(
             name=name,
             output=output,

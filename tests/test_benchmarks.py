@@ -502,6 +502,22 @@ def test_our_own_method_with_the_true_kernel_restores(photos: Path, tmp_path: Pa
     assert psnr(restored, truth, 15) == pytest.approx(rows(output)["fast-known", "000"]["raw"], abs=0.01)
 
 
+def test_missing_packages_are_told(tmp_path: Path) -> None:
+    (tmp_path / "find.py").write_text(
+        "import importlib.util, sys\n"
+        "real = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *more: None if name == 'skimage' else real(name, *more)\n"
+        "import runpy\n"
+        "runpy.run_module('benchmarks', run_name='__main__')\n"
+    )
+    command = [sys.executable, str(tmp_path / "find.py"), "levin", "-o", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    told = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert told.returncode == 2
+    assert 'pip install ".[benchmarks]"' in told.stderr
+    assert "Traceback" not in told.stderr
+
+
 def test_wrong_usage_is_told_apart_from_failure(photos: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(main)
