@@ -72,12 +72,11 @@ def _pictures(wanted: Wanted) -> int:
     book = Results(Row, wanted.output, settings, commands)
     cases = _cases(wanted, recipe)
     bench = Bench(cases, book, wanted.output, wanted.seeds, wanted.jobs, _say)
-    everybody = {**known.methods, **known.peers}
     try:
         bench.run(chosen)
     finally:
         ran = {row.contender for row in book.rows.values()}
-        shown = {key: contender for key, contender in everybody.items() if key in ran}
+        shown = {key: contender for key, contender in known.everybody().items() if key in ran}
         page = tables.page(Path(wanted.name).name, book.rows.values(), shown, wanted.name)
         write_bytes(page.encode(), wanted.output / "results.md", overwrite=True)
     print(page)

@@ -110,6 +110,10 @@ class Contenders:
             found.insert(0, _named(FIRST, self.methods, "method"))
         return list(dict.fromkeys(found))
 
+    def everybody(self) -> dict[str, Contender]:
+        """Methods, then peers, by key."""
+        return {**self.methods, **self.peers}
+
     def absent(self) -> dict[str, str]:
         """The peers that are not installed, and what each lacks and where to get it."""
         return {key: _told(peer, missing) for key, peer in self.peers.items() if (missing := peer.missing())}

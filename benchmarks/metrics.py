@@ -41,9 +41,9 @@ def likeness(restored: NDArray[Any], truth: NDArray[Any]) -> Likeness:
     x, y = np.asarray(restored, np.float64), np.asarray(truth, np.float64)
     if x.shape[2] != y.shape[2]:
         x, y = grey(x), grey(y)
-    shifted, error = _aligned(x, y)
-    distance = perceptual.distance(_inner(shifted).clip(0, 1), _inner(y))
-    return Likeness(psnr(_error(x, y)), psnr(error), error, ssim(shifted, y, BORDER), distance)
+    moved, error = _aligned(x, y)
+    distance = perceptual.distance(_inner(moved).clip(0, 1), _inner(y))
+    return Likeness(psnr(_error(x, y)), psnr(error), error, ssim(moved, y, BORDER), distance)
 
 
 def agreement(a: NDArray[Any], b: NDArray[Any]) -> float:
@@ -67,6 +67,15 @@ def ssim(x: NDArray[Any], y: NDArray[Any], border: int) -> float:
         full=True,
     )
     return float(local[border:-border, border:-border].mean())
+
+
+def shifted(x: NDArray[Any], down: float, across: float) -> NDArray[Any]:
+    """(H, W, C) moved by fractions of a pixel; what comes from beyond the frame is mirrored."""
+    if not down and not across:
+        return x
+    matrix = np.array([[1, 0, across], [0, 1, down]])
+    moved = cv2.warpAffine(x, matrix, x.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    return moved.reshape(x.shape)
 
 
 def psnr(error: float) -> float:
@@ -96,18 +105,10 @@ def _aligned(x: Array, truth: Array) -> tuple[Array, float]:
         for down in (-step, 0.0, step):
             for across in (-step, 0.0, step):
                 move = (centre[0] + down, centre[1] + across)
-                found = _error(_shifted(x, *move), truth)
+                found = _error(shifted(x, *move), truth)
                 if found < error:
                     error, best = found, move
-    return _shifted(x, *best), error
-
-
-def _shifted(x: Array, down: float, across: float) -> Array:
-    if not down and not across:
-        return x
-    matrix = np.array([[1, 0, across], [0, 1, down]])
-    moved = cv2.warpAffine(x, matrix, x.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
-    return np.asarray(moved, np.float64).reshape(x.shape)
+    return shifted(x, *best), error
 
 
 def _error(x: Array, truth: Array) -> float:

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
 import typer
 from numpy.typing import NDArray
@@ -34,7 +33,6 @@ SIGMA = 0.013  # of it, as the command in the README says
 COMPARED, EVOLUTION = ROOT / "examples" / "page.compare.jpg", ROOT / "examples" / "page.evolution.jpg"
 PLACE, SIDE = (100, 150), 200  # top left corner and side of what the evolution shows, in pixels
 SHOWN = (0, 3, 11)  # steps of the first diffusion that it shows
-QUALITY = 92  # of JPEG
 
 RELATIVES = ["fast", "fast-known", "dps-known", "ddnm-known", "diffpir-known", "blinddps", "blinddps-uniform"]
 TABLES: dict[str, dict[str, Any]] = {  # what is run for each, see comparison.Wanted
@@ -57,7 +55,7 @@ def pictures() -> None:
         (COMPARED, compare(shown, result.image, result.kernel)),
         (EVOLUTION, evolution(steps, *shown.shape[:2])),
     ):
-        write_bytes(jpeg(picture), path, overwrite=True)
+        write_bytes(photo.encode(photo.Photo(picture), path.suffix), path, overwrite=True)
         print(path.relative_to(ROOT))
 
 
@@ -83,13 +81,6 @@ def evolution(steps: list[Step], height: int, width: int) -> NDArray[np.uint8]:
         column = np.vstack([image, apart, square])
         columns.append(np.pad(column, ((0, 0), (0, GAP), (0, 0)), constant_values=GROUND))
     return np.hstack(columns)[:, :-GAP]
-
-
-def jpeg(picture: NDArray[np.uint8]) -> bytes:
-    """(H, W, C) as a file."""
-    channels = picture[..., ::-1] if picture.shape[2] == 3 else picture
-    _, encoded = cv2.imencode(".jpg", channels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    return encoded.tobytes()
 
 
 @app.command("tables")
@@ -137,8 +128,7 @@ def with_tables(text: str) -> str:
 
 def table(name: str) -> str:
     """In Markdown, from the rows that are kept."""
-    known = contenders.load()
-    return "\n\n".join(tables.means(kept(name), {**known.methods, **known.peers}))
+    return "\n\n".join(tables.means(kept(name), contenders.load().everybody()))
 
 
 def kept(name: str) -> list[Row]:

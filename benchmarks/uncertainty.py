@@ -6,12 +6,12 @@ python -m benchmarks.uncertainty PHOTOS [--number 8] [--samples 16] [--side 160]
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
 
+from benchmarks.metrics import shifted
 from blinddeblur import Engine, Settings, photo, random_kernel
 from blinddeblur.physics.convolution import blur
 from blinddeblur.samplers import posterior
@@ -71,8 +71,8 @@ def shifted_onto(x: Array, restored: Array) -> Array:
     for step, reach in ((1.0, REACH), (0.5, 1), (0.25, 1)):
         moves = step * np.arange(-reach, reach + 1)
         candidates = [(best[0] + down, best[1] + across) for down in moves for across in moves]
-        best = min(candidates, key=lambda move: float((_inner(_shifted(x, *move) - restored) ** 2).mean()))
-    return _shifted(x, *best)
+        best = min(candidates, key=lambda move: float((_inner(shifted(x, *move) - restored) ** 2).mean()))
+    return shifted(x, *best)
 
 
 def coverage(error: Array, sigma: Array) -> list[float]:
@@ -84,12 +84,6 @@ def coverage(error: Array, sigma: Array) -> list[float]:
 
 def _inner(values: Any) -> Any:
     return values[BORDER:-BORDER, BORDER:-BORDER]
-
-
-def _shifted(x: Array, down: float, across: float) -> Array:
-    matrix = np.array([[1, 0, across], [0, 1, down]])
-    moved = cv2.warpAffine(x, matrix, x.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
-    return moved.reshape(x.shape)
 
 
 if __name__ == "__main__":
