@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from blinddeblur.console import Console
+from blinddeblur.commands.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
 
 INTERRUPTED = 130  # exit code after Ctrl-C, by the convention of shells

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from benchmarks import contenders, results, sets, sheet, tables
 from benchmarks.results import Results, Row
 from benchmarks.running import Bench, pictures_of
-from blinddeblur import photo
 from blinddeblur.errors import UsageError
-from blinddeblur.files import write_bytes
+from blinddeblur.files import photo
+from blinddeblur.files.together import write_bytes
 from blinddeblur.tiles import evenly
 
 BLURRED_HERE = ("photos", "seeds")  # sets that are made of sharp photos

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import typer
 
-from blinddeblur import photo as photos
 from blinddeblur.errors import KernelError
+from blinddeblur.files import photo as photos
 
 app = typer.Typer(help=__doc__, add_completion=False)
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from benchmarks.priors import HELD_OUT, Photos, _cropped, _read_photos
 from blinddeblur import random_kernel
+from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.physics.convolution import blur
-from blinddeblur.physics.noise import estimate_sigma
 
 SIGMAS = (0, 1, 2.5, 5, 10, 25)  # of 255
 RELATIVE, ABSOLUTE = 0.15, 0.3  # what may be wrong; the latter in levels of 8 bits

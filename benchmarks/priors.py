@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blinddeblur import load_prior, random_kernel
-from blinddeblur.photo import EXTENSIONS
+from blinddeblur.estimation.first_kernel import first_kernel
+from blinddeblur.files.photo import EXTENSIONS
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
-from blinddeblur.samplers.first_kernel import first_kernel
 from blinddeblur.samplers.schedule import Denoiser
 from blinddeblur.samplers.unconditional import noise_levels, sample
 

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from benchmarks import comparison, contenders, tables
 from benchmarks.results import FILE, Row
-from blinddeblur import Engine, Settings, photo
-from blinddeblur.comparison import GAP, GROUND, compare, enlarged
-from blinddeblur.console import Console
+from blinddeblur import Engine, Settings
+from blinddeblur.commands.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
-from blinddeblur.files import write_bytes
+from blinddeblur.files import photo
+from blinddeblur.files.together import write_bytes
+from blinddeblur.pictures.comparison import GAP, GROUND, compare, enlarged
 from blinddeblur.samplers.schedule import Step
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ from benchmarks import perceptual
 from benchmarks.metrics import SMALLEST
 from blinddeblur import __version__
 from blinddeblur.errors import UsageError
-from blinddeblur.files import write_bytes
+from blinddeblur.files.together import write_bytes
 
 FILE = "results.json"
 SET = "set"  # the folder of the test set, which is written first

@@ -23,9 +23,9 @@ from benchmarks import measured, metrics
 from benchmarks.contenders import BLURRED, FIRST, Contender
 from benchmarks.results import Results, Row, cores
 from benchmarks.sets import Case
-from blinddeblur import photo
 from blinddeblur.errors import BlindDeblurError, EstimationError
-from blinddeblur.physics.noise import estimate_sigma
+from blinddeblur.estimation.noise import estimate_sigma
+from blinddeblur.files import photo
 
 KERNEL_SIZE = 31  # pixels; told where there is no true kernel
 LINES, BYTES = 5, 4000  # of what a program that failed has said, its end

@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.metrics import SMALLEST
-from blinddeblur import photo, random_kernel
-from blinddeblur.engine import informative_crop
+from blinddeblur import random_kernel
+from blinddeblur.engine.pipeline import informative_crop
+from blinddeblur.engine.pixels import Pixels
 from blinddeblur.errors import UsageError
-from blinddeblur.files import write_bytes
+from blinddeblur.files import photo
+from blinddeblur.files.together import write_bytes
 from blinddeblur.physics.convolution import blur
-from blinddeblur.pixels import Pixels
 from blinddeblur.tiles import Tile
 
 SEED = 20261124  # of the kernels and the noise of `photos`; other seeds than those the shipped priors learned from

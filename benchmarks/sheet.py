@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from blinddeblur import photo
-from blinddeblur.comparison import enlarged, fitted
-from blinddeblur.engine import informative_crop
-from blinddeblur.pixels import Pixels
+from blinddeblur.engine.pipeline import informative_crop
+from blinddeblur.engine.pixels import Pixels
+from blinddeblur.files import photo
+from blinddeblur.pictures.comparison import enlarged, fitted
 from blinddeblur.tiles import Tile, evenly
 
 MOST_ROWS = 12  # cases that are shown, spread evenly over all

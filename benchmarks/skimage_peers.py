@@ -12,7 +12,7 @@ import typer
 from numpy.typing import NDArray
 from skimage import restoration
 
-from blinddeblur import photo
+from blinddeblur.files import photo
 
 DARKEST = 1e-4  # of white; Richardson-Lucy divides by nothing smaller
 

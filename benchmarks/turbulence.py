@@ -32,17 +32,17 @@ from numpy.typing import NDArray
 
 from benchmarks import metrics
 from benchmarks.sets import sharp_photos
-from blinddeblur import photo
-from blinddeblur.engine import informative_crop
+from blinddeblur.engine.pipeline import informative_crop
+from blinddeblur.engine.pixels import Pixels
+from blinddeblur.engine.scene import TurbulenceEngine
 from blinddeblur.errors import UsageError
-from blinddeblur.files import check_free, write_bytes
+from blinddeblur.files import photo
+from blinddeblur.files.together import check_free, write_bytes
 from blinddeblur.physics import kernels
 from blinddeblur.physics.tilt import enlarged, inverse, warp
-from blinddeblur.pixels import Pixels
 from blinddeblur.settings import SEQUENCE_METHODS, SequenceSettings
 from blinddeblur.tiles import Tile
-from blinddeblur.training.turbulence import Sequence, simulate_turbulence
-from blinddeblur.turbulence import TurbulenceEngine
+from blinddeblur.training.simulator import Sequence, simulate_turbulence
 
 FRAMES = [1, 8, 32]
 STRENGTHS = [2.0, 4.0]

@@ -12,7 +12,8 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.metrics import shifted
-from blinddeblur import Engine, Settings, photo, random_kernel
+from blinddeblur import Engine, Settings, random_kernel
+from blinddeblur.files import photo
 from blinddeblur.physics.convolution import blur
 from blinddeblur.samplers import posterior
 

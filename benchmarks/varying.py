@@ -17,12 +17,13 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.uncertainty import shifted_onto
-from blinddeblur import Engine, Settings, photo
-from blinddeblur.engine import Progress
-from blinddeblur.pixels import Pixels
-from blinddeblur.samplers import kernel_grid
-from blinddeblur.samplers.evidence import Estimate
-from blinddeblur.training.kernels import shake
+from blinddeblur import Engine, Settings
+from blinddeblur.engine.pipeline import Progress
+from blinddeblur.engine.pixels import Pixels
+from blinddeblur.estimation import varying
+from blinddeblur.estimation.judging import Estimate
+from blinddeblur.files import photo
+from blinddeblur.training.random_kernels import shake
 
 POSES = 160
 EXTENT = (8, 16)  # pixels that the middle of the frame moves
@@ -96,7 +97,7 @@ def main(
 ) -> None:
     """Aligned PSNR in dB: blurred, restored with one kernel, with default options; and whether these took several."""
     if always:
-        kernel_grid.LEAST_GAIN, kernel_grid.MOST_LOSS = -1e9, 1e9
+        varying.LEAST_GAIN, varying.MOST_LOSS = -1e9, 1e9
     files = sorted(p for p in photos.iterdir() if p.suffix.lower() in photo.EXTENSIONS)
     engine, single = Engine(Settings()), SingleEngine(Settings())
     print("photo", "camera", "blurred", "one kernel", "default", "varying", "seconds", sep="\t")

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from blinddeblur.settings import SequenceSettings, Settings
 
 if TYPE_CHECKING:
-    from blinddeblur.engine import Engine, Result, restore
-    from blinddeblur.priors import Prior, load_prior
+    from blinddeblur.engine.pipeline import Engine, Result, restore
+    from blinddeblur.engine.scene import SequenceResult, TurbulenceEngine
+    from blinddeblur.priors.loading import Prior, load_prior
     from blinddeblur.samplers.inverse_problem import sample_posterior
-    from blinddeblur.training.kernels import random_kernel
-    from blinddeblur.training.turbulence import simulate_turbulence
-    from blinddeblur.turbulence import SequenceResult, TurbulenceEngine
+    from blinddeblur.training.random_kernels import random_kernel
+    from blinddeblur.training.simulator import simulate_turbulence
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,16 +39,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Engine": "engine",
-    "Result": "engine",
-    "restore": "engine",
-    "Prior": "priors",
-    "load_prior": "priors",
-    "SequenceResult": "turbulence",
-    "TurbulenceEngine": "turbulence",
-    "random_kernel": "training.kernels",
+    "Engine": "engine.pipeline",
+    "Result": "engine.pipeline",
+    "restore": "engine.pipeline",
+    "Prior": "priors.loading",
+    "load_prior": "priors.loading",
+    "SequenceResult": "engine.scene",
+    "TurbulenceEngine": "engine.scene",
+    "random_kernel": "training.random_kernels",
     "sample_posterior": "samplers.inverse_problem",
-    "simulate_turbulence": "training.turbulence",
+    "simulate_turbulence": "training.simulator",
 }
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blinddeblur import __version__, weights
-from blinddeblur.console import Console
+from blinddeblur import __version__
+from blinddeblur.commands.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.settings import KERNEL_PRIORS, METHODS, SEQUENCE_METHODS, SequenceSettings, Settings
+from blinddeblur.weights import store as weights
 
 if TYPE_CHECKING:
     from blinddeblur.training.options import Options
@@ -157,14 +158,14 @@ def restore(
 
     Exit codes: 0 all restored, 1 some failed, 2 wrong usage, 3 weights missing or not as listed.
     """
-    from blinddeblur.jobs import Wishes, plan, to_standard_output
+    from blinddeblur.commands.plan import Wishes, plan, to_standard_output
 
     streamed = to_standard_output(photos, output)
     console = Console(quiet, verbose, as_json, out=sys.stderr if streamed else sys.stdout)
 
     def work() -> int:
-        from blinddeblur.batch import Way, forecast, run
-        from blinddeblur.photo import read_kernel
+        from blinddeblur.commands.restore_photos import Way, forecast, run
+        from blinddeblur.files.photo import read_kernel
 
         settings = Settings(
             method=method,
@@ -255,8 +256,8 @@ def turbulence(
     console = Console(quiet, verbose, as_json)
 
     def work() -> int:
-        from blinddeblur.photo import read_kernel
-        from blinddeblur.turbulence_run import plan, run
+        from blinddeblur.commands.restore_frames import plan, run
+        from blinddeblur.files.photo import read_kernel
 
         settings = SequenceSettings(
             method=method,
@@ -316,7 +317,7 @@ def sample(
     console = Console(quiet)
 
     def work() -> int:
-        from blinddeblur.sampling import Sampling, run
+        from blinddeblur.commands.draw_samples import Sampling, run
 
         return run(Sampling(kind, output, prior, number, steps, size, seed, device, overwrite), console)
 
@@ -554,7 +555,7 @@ def _number(option: str, text: str, kind: Callable[[str], Any]) -> Any:
 
 
 def _most_pixels(megapixels: int | None) -> int:
-    from blinddeblur.photo import MAXIMUM_PIXELS
+    from blinddeblur.files.photo import MAXIMUM_PIXELS
 
     if megapixels is not None and megapixels < 1:
         raise UsageError(f"--max-megapixels must be 1 or more, not {megapixels}.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms
 
-from blinddeblur.photo import Photo
+from blinddeblur.files.photo import Photo
 
 ORIENTATION, MAKE = 0x0112, 0x010F
 NOBODY = 65534  # a user who owns nothing

@@ -12,9 +12,9 @@ from blinddeblur.physics import measurement
 from blinddeblur.physics.atmosphere import SIZE, short_exposure_kernel
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.tilt import warp
-from blinddeblur.priors.tilt import KolmogorovTilt
-from blinddeblur.training.kernels import exposed
-from blinddeblur.training.turbulence import Sequence, kolmogorov_tilts, seen_through
+from blinddeblur.priors.kolmogorov import KolmogorovTilt
+from blinddeblur.training.random_kernels import exposed
+from blinddeblur.training.simulator import Sequence, kolmogorov_tilts, seen_through
 
 
 def sharp(height: int, width: int, channels: int, seed: int = 0) -> NDArray[np.float32]:

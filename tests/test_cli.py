@@ -16,8 +16,10 @@ from syrupy.assertion import SnapshotAssertion
 from typer.testing import CliRunner, Result
 
 import blinddeblur
-from blinddeblur import __version__, photo, weights
+from blinddeblur import __version__
 from blinddeblur.cli import app
+from blinddeblur.files import photo
+from blinddeblur.weights import store as weights
 
 QUICK = ["--steps", "2", "--kernel-size", "9", "--device", "cpu"]
 KNOWN = ["--kernel", "k.npy", "--device", "cpu"]  # no estimate, so that a photo takes a moment

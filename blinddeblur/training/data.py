@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from blinddeblur.errors import PhotoError
 from blinddeblur.physics.kernels import PRIOR_SIZE, to_prior
 from blinddeblur.training import pairs
-from blinddeblur.training.crops import SCALES, Group, PhotoCrops, Pixels, find_photos, random_crop, read_pixels
-from blinddeblur.training.kernels import random_kernel
 from blinddeblur.training.loop import Batch, Status
 from blinddeblur.training.options import Options
+from blinddeblur.training.photo_crops import SCALES, Group, PhotoCrops, Pixels, find_photos, random_crop, read_pixels
+from blinddeblur.training.random_kernels import random_kernel
 
 EXAMPLES, PAIRS = 16, 8  # in a step, by default
 HELD_OUT = 0.05  # share of the photos that are kept for validation

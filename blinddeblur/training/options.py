@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from blinddeblur.errors import UsageError
-from blinddeblur.training.crops import MEMORY
-from blinddeblur.training.folder import checked_name
 from blinddeblur.training.loop import LEARNING_RATE, SAVE_EVERY
+from blinddeblur.training.photo_crops import MEMORY
+from blinddeblur.training.prior_folder import checked_name
 
 
 @dataclass(frozen=True)

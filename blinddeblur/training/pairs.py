@@ -9,8 +9,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from blinddeblur.physics.convolution import Convolution
 from blinddeblur.physics.kernels import PRIOR_SIZE, to_prior
-from blinddeblur.training.crops import PhotoCrops
-from blinddeblur.training.kernels import random_kernel
+from blinddeblur.training.photo_crops import PhotoCrops
+from blinddeblur.training.random_kernels import random_kernel
 
 KERNEL_SIZE = PRIOR_SIZE - 1  # pixels; the largest that the prior takes as it is
 SIDE = 128  # pixels of a blurred photo: twice the kernel, so that there are edges within reach of it

@@ -12,19 +12,19 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from blinddeblur import weights
-from blinddeblur.engine import find_device
+from blinddeblur.engine.pipeline import find_device
 from blinddeblur.errors import UsageError
-from blinddeblur.priors import NETWORKS
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.guided_diffusion import load_strictly
-from blinddeblur.training.conditioned import conditioned_loss
+from blinddeblur.priors.loading import NETWORKS
+from blinddeblur.training.conditioned_loss import conditioned_loss
 from blinddeblur.training.data import NAMED, Data, Warn, image_data, kernel_data, pair_data
 from blinddeblur.training.denoising import DenoisingLoss
-from blinddeblur.training.folder import PriorFolder, record
 from blinddeblur.training.loop import Loss, Status, fastest_precision, train
 from blinddeblur.training.options import Options
+from blinddeblur.training.prior_folder import PriorFolder, record
 from blinddeblur.training.validation import validate
+from blinddeblur.weights import store as weights
 
 
 class Progress(Protocol):

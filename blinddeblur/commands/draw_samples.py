@@ -1,0 +1,196 @@
+"""Samples of a prior, without any measurement: what it knows. Files in a folder, one after the other."""
+
+import io
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blinddeblur.commands.console import Console
+from blinddeblur.commands.plan import STREAM
+from blinddeblur.commands.restore_photos import FAILED, reason
+from blinddeblur.commands.workers import outcome_of
+from blinddeblur.errors import BlindDeblurError, UsageError
+from blinddeblur.files import photo as photos
+from blinddeblur.files.together import Together, recover
+from blinddeblur.pictures.tilts import tilt_picture
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+ENDINGS = {"image": (), "kernel": (".npy",), "tilt": (".npz",)}  # of each kind, besides the picture
+PRIORS = {"image": "photo", "kernel": "kernel", "tilt": None}  # None: the closed form
+SIDE = 128  # pixels of images and tilts, where the prior takes any size
+SIDES = (16, 1024)
+STEPS, MOST_STEPS = 100, 1000
+MOST = 10_000  # samples of one command
+# Noise that hides all of an image, and noise that nobody sees; less does for kernels, whose mean is small.
+LEVELS, KERNEL_LEVELS = (80.0, 0.003), (10.0, 0.01)
+
+Stage = Callable[[str, int, int], None]
+Draw = Callable[["Generator", Stage], "Tensor"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is sampled, and where it goes.
+
+    Attributes:
+        kind: "image", "kernel" or "tilt".
+        folder: for the samples, whose names are always the same.
+        prior: a name of weights.toml or the folder of one that was trained; None for what ships.
+        number: of samples. One does not depend on how many there are.
+        steps: of the reverse diffusion; None for 100. The closed form is drawn at once, without steps.
+        size: side in pixels of images and tilts; None for 128, or the only one that the prior knows.
+        seed: of everything random.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        overwrite: whether samples that exist already are replaced.
+
+    Raises:
+        UsageError: a value that makes no sense.
+    """
+
+    kind: str
+    folder: Path
+    prior: str | None = None
+    number: int = 1
+    steps: int | None = None
+    size: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    overwrite: bool = False
+
+    @property
+    def effective_steps(self) -> int:
+        """Steps of the diffusion: as asked, or as usual."""
+        return STEPS if self.steps is None else self.steps
+
+    def __post_init__(self) -> None:
+        if self.kind not in ENDINGS:
+            raise UsageError(f"There is no kind of sample named {self.kind}. Choose one of {', '.join(ENDINGS)}.")
+        if self.folder == STREAM or (self.folder.suffix.lower() in photos.EXTENSIONS and not self.folder.is_dir()):
+            raise UsageError(f"{self.folder}: Samples are files with names of their own. Give a folder as -o.")
+        if self.kind == "tilt" and self.prior is None and self.steps is not None:
+            raise UsageError("This tilt is drawn in closed form, without steps. Leave out --steps, or give a --prior.")
+        for name, value, least, most in (
+            ("number of samples", self.number, 1, MOST),
+            ("number of steps", self.effective_steps, 2, MOST_STEPS),
+            ("size", SIDE if self.size is None else self.size, *SIDES),
+            ("seed", self.seed, 0, 2**63 - 1),
+        ):
+            if not least <= value <= most:
+                raise UsageError(f"The {name} must lie between {least} and {most}, not {value}.")
+
+    def files(self, number: int) -> list[Path]:
+        """Those of a sample, counted from 1; the picture last."""
+        return [self.folder / f"sample-{number}{ending}" for ending in (*ENDINGS[self.kind], ".png")]
+
+    def finished(self, number: int) -> bool:
+        """Whether all files of a sample are there already."""
+        return all(os.path.lexists(path) for path in self.files(number))
+
+
+def run(sampling: Sampling, console: Console) -> int:
+    """Draw all samples that are not there yet.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        BlindDeblurError: what concerns all samples alike, such as weights that are missing.
+    """
+    recover(sampling.folder)
+    waiting = []
+    for number in range(1, sampling.number + 1):
+        if sampling.finished(number) and not sampling.overwrite:
+            console.skipped(Path(f"sample-{number}"), sampling.files(number)[-1])
+        else:
+            waiting.append(number)
+    for number in waiting:  # before minutes are spent
+        for path in sampling.files(number):
+            photos.check_free(path, overwrite=sampling.overwrite)
+    if not waiting:
+        return 0
+    draw = _drawer(sampling)
+    for number in waiting:
+        start, picture = time.monotonic(), sampling.files(number)[-1]
+        with console.work(picture.stem) as work:
+            outcome = outcome_of(_make, sampling, draw, number, work.stage)
+        if isinstance(outcome, Exception):
+            console.failure(picture, reason(picture, outcome, verbose=console.verbose))
+            return outcome.exit_code if isinstance(outcome, BlindDeblurError) else FAILED
+        console.result(f"{picture} ({time.monotonic() - start:.1f} s)", "", {})
+    return 0
+
+
+def _drawer(sampling: Sampling) -> Draw:
+    """What draws a sample: (1, C, H, W); images and kernels in [0, 1], tilts in pixels.
+
+    Raises:
+        BlindDeblurError: there is no such prior, or it cannot be sampled like this.
+    """
+    import torch
+
+    from blinddeblur.engine.pipeline import find_device, load
+    from blinddeblur.engine.scene import BLINDDPS_STRENGTH, CORRELATION_LENGTH, NETWORK_UNIT
+    from blinddeblur.physics.kernels import PRIOR_SIZE
+    from blinddeblur.priors.conditioned import ConditionedKernelUNet
+    from blinddeblur.priors.kolmogorov import KolmogorovTilt
+    from blinddeblur.samplers import unconditional
+
+    device = find_device(sampling.device)
+    kind, name, steps = sampling.kind, sampling.prior or PRIORS[sampling.kind], sampling.effective_steps
+    if name is None:
+        tilt, extent = KolmogorovTilt(BLINDDPS_STRENGTH, CORRELATION_LENGTH), sampling.size or SIDE
+        return lambda generator, stage: tilt.sample(1, extent, extent, generator)
+    prior = load(name, kind, device)
+    if isinstance(prior.network, ConditionedKernelUNet):
+        raise UsageError(f"The prior {name} knows kernels only of a photo that it is shown. Choose another --prior.")
+    only = PRIOR_SIZE if kind == "kernel" else prior.image_size
+    if only is not None and sampling.size not in (None, only):
+        raise UsageError(f"The prior {name} knows only arrays of {only} pixels. Leave out --size.")
+    side = only or sampling.size or SIDE
+    sigmas = unconditional.noise_levels(*(KERNEL_LEVELS if kind == "kernel" else LEVELS), steps)
+
+    def draw(generator: "Generator", stage: Stage) -> "Tensor":
+        x = sigmas[0] * torch.randn(1, prior.channels, side, side, generator=generator).to(device)
+        with torch.inference_mode():
+            x = unconditional.sample(
+                prior.denoise, x, sigmas, generator, callback=lambda index, x0: stage("step", index + 1, steps)
+            ).cpu()
+        return NETWORK_UNIT * (2 * x - 1) if kind == "tilt" else x
+
+    return draw
+
+
+def _make(sampling: Sampling, draw: Draw, number: int, stage: Stage) -> None:
+    """Draw one sample and write its files together."""
+    import torch
+
+    from blinddeblur.samplers.white_noise import seed
+
+    x = draw(torch.Generator().manual_seed(seed(sampling.seed, number)), stage)
+    with Together(overwrite=sampling.overwrite) as files:
+        for path, data in zip(sampling.files(number), _contents(sampling.kind, x), strict=True):
+            files.add(data, path)
+
+
+def _contents(kind: str, x: "Tensor") -> list[bytes]:
+    """Of the files of a sample (1, C, H, W), in their order."""
+    from blinddeblur.physics import kernels
+
+    if kind == "kernel":
+        kernel = kernels.from_prior(x, kernels.PRIOR_SIZE - 1)[0, 0].numpy()
+        picture, array = photos.kernel_files(kernel, Path("sample")).values()
+        return [array, picture]
+    if kind == "tilt":
+        tilts = x.numpy().astype(np.float32)
+        fields = io.BytesIO()
+        np.savez_compressed(fields, tilts=tilts, spacing=1)
+        return [fields.getvalue(), photos.encode(photos.Photo(tilt_picture(tilts, 1, *tilts.shape[2:])), ".png")]
+    pixels = x[0].permute(1, 2, 0).clamp(0, 1).numpy()
+    return [photos.encode(photos.Photo(pixels), ".png")]

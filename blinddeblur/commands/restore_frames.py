@@ -1,0 +1,243 @@
+"""One sequence through the engine for turbulence: what is read, which files come out, and what is said of them."""
+
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blinddeblur.commands.console import Console
+from blinddeblur.commands.plan import MARK, STREAM, real_name
+from blinddeblur.commands.restore_photos import FAILED, Outcome, kernel_extent, reason
+from blinddeblur.commands.workers import outcome_of
+from blinddeblur.errors import BlindDeblurError, UsageError
+from blinddeblur.files import photo as photos
+from blinddeblur.files import sequence
+from blinddeblur.files.together import Together, recover
+from blinddeblur.pictures.film import ENDINGS, FPS, film
+from blinddeblur.pictures.tilts import tilt_picture
+from blinddeblur.settings import SequenceSettings
+
+if TYPE_CHECKING:
+    from blinddeblur.engine.scene import SequenceResult, TurbulenceEngine
+
+Stage = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A sequence, and where its results go.
+
+    Attributes:
+        name: what was given.
+        sources: the files of the frames.
+        folder: for the results, whose names are always the same.
+        stabilised, recording: where a film without tilt and an animation of the restoration go; None for none.
+        chosen: which frames are taken.
+        overwrite: whether results that exist already are replaced.
+        most_pixels: a larger frame is refused.
+    """
+
+    name: Path
+    sources: tuple[Path, ...]
+    folder: Path
+    stabilised: Path | None = None
+    recording: Path | None = None
+    chosen: slice = field(default_factory=lambda: slice(None))
+    overwrite: bool = False
+    most_pixels: int = photos.MAXIMUM_PIXELS
+
+    @property
+    def restored(self) -> Path:
+        """The restored picture."""
+        return self.folder / "restored.png"
+
+    @property
+    def kernel(self) -> tuple[Path, Path]:
+        """A picture and an array."""
+        return self.folder / "kernel.png", self.folder / "kernel.npy"
+
+    @property
+    def tilt(self) -> tuple[Path, Path]:
+        """A picture and the fields."""
+        return self.folder / "tilt.png", self.folder / "tilt.npz"
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """Every file that will be written."""
+        named = (path for path in (self.stabilised, self.recording) if path is not None)
+        return *self.kernel, *self.tilt, *named, self.restored
+
+    @property
+    def finished(self) -> bool:
+        """Whether all results are there already."""
+        return all(os.path.lexists(path) for path in self.results)
+
+
+def plan(inputs: Iterable[Path], output: Path | None, **wishes: Any) -> Job:
+    """What has to be done.
+
+    Args:
+        inputs: a folder, a pattern, a video, or pictures.
+        output: the folder for the results; None for NAME.deblurred beside the input.
+        wishes: attributes of the job.
+
+    Raises:
+        PhotoError: a folder or a pattern without pictures.
+        UsageError: a place for results that is none, or that is a frame's.
+    """
+    given = list(inputs)
+    sources = tuple(sequence.find(given))
+    if output is None:
+        # Of several pictures, their folder is the sequence. A file keeps its ending, so that no two share a folder.
+        start = given[0] if len(given) == 1 and os.path.exists(given[0]) else sources[0].parent
+        start = start if start.name.strip(".") else start.resolve()
+        output = start.with_name(start.name + MARK)
+    elif output == STREAM:
+        raise UsageError("The results are several files. Give a folder as -o.")
+    elif output.suffix.lower() in (*photos.EXTENSIONS, *ENDINGS) and not output.is_dir():
+        raise UsageError(f"{output}: The results are several files, with names of their own. Give a folder as -o.")
+    job = Job(given[0] if len(given) == 1 else sources[0].parent, sources, output, **wishes)
+    for option, path, endings in (("--stabilised", job.stabilised, ENDINGS), ("--record", job.recording, (".gif",))):
+        if path is not None and path.suffix.lower() not in endings:
+            raise UsageError(f"{path}: {option} writes a film. Name a file that ends in {' or '.join(endings)}.")
+    _refuse_collisions(job)
+    return job
+
+
+def run(job: Job, settings: SequenceSettings, console: Console) -> int:
+    """Restore a sequence, unless that was finished before.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        BlindDeblurError: what does not concern the frames, such as weights that are missing.
+    """
+    from blinddeblur.engine.scene import TurbulenceEngine
+
+    for folder in {path.parent for path in job.results}:
+        recover(folder)
+    if job.finished and not job.overwrite:
+        console.skipped(job.name, job.folder)
+        return 0
+    engine = TurbulenceEngine(settings)
+    with console.work(job.name.name or str(job.name)) as work:
+        outcome = outcome_of(restore, engine, job, work.stage)
+    if isinstance(outcome, Exception):
+        console.failure(job.name, reason(job.name, outcome, verbose=console.verbose))
+        return outcome.exit_code if isinstance(outcome, BlindDeblurError) else FAILED
+    console.result(outcome.sentence, outcome.details, outcome.facts)
+    for warning in outcome.facts["warnings"]:
+        console.warning(f"{job.name}: {warning}")
+    return 0
+
+
+def restore(engine: "TurbulenceEngine", job: Job, stage: Stage = lambda name, done, total: None) -> Outcome:
+    """Read the frames, restore the scene, and write all results together.
+
+    Raises:
+        BlindDeblurError: for whatever stands in the way.
+    """
+    from blinddeblur.pictures.evolution import Recording
+
+    for path in job.results:  # before minutes are spent
+        photos.check_free(path, overwrite=job.overwrite)
+    seen = sequence.read(list(job.sources), job.chosen, job.most_pixels, stage)
+    recording = Recording()
+    result = engine.restore(seen.frames, stage, (lambda step: None) if job.recording is None else recording)
+    with Together(overwrite=job.overwrite) as files:
+        for path, data in zip(
+            job.kernel, photos.kernel_files(result.kernel, job.folder / "kernel").values(), strict=True
+        ):
+            files.add(data, path)
+        for path, data in zip(job.tilt, _tilt_files(result, seen), strict=True):
+            files.add(data, path)
+        if job.stabilised is not None:
+            files.add(_stabilised(result, seen, job.stabilised.suffix.lower(), stage), job.stabilised)
+        if job.recording is not None:
+            files.add(recording.gif(), job.recording)
+        files.add(photos.encode(seen.like.with_pixels(result.image), ".png"), job.restored)
+    return _outcome(job, seen, result)
+
+
+def _tilt_files(result: "SequenceResult", seen: sequence.Film) -> tuple[bytes, bytes]:
+    """The picture and the fields."""
+    height, width = seen.frames[0].shape[:2]
+    picture = photos.Photo(tilt_picture(result.tilts, result.spacing, height, width))
+    fields = io.BytesIO()
+    np.savez_compressed(
+        fields, tilts=result.tilts, spacing=result.spacing, weights=result.weights, names=np.array(seen.names)
+    )
+    return photos.encode(picture, ".png"), fields.getvalue()
+
+
+def _stabilised(result: "SequenceResult", seen: sequence.Film, ending: str, stage: Stage) -> bytes:
+    """A film of the frames without their tilt."""
+    from blinddeblur.engine.scene import stabilised
+
+    def frames() -> Iterator[photos.Array]:
+        for index, (frame, tilt) in enumerate(zip(seen.frames, result.tilts, strict=True)):
+            yield stabilised(frame, tilt, result.spacing)
+            stage("stabilised", index + 1, len(seen.frames))
+
+    return film(frames(), seen.fps or FPS, ending)
+
+
+def _refuse_collisions(job: Job) -> None:
+    """No result takes the place of a frame or of another result, or lies where it would be taken for a frame."""
+    frames = {real_name(source) for source in job.sources}
+    taken: set[str] = set()
+    for result in job.results:
+        real = real_name(result)
+        if real in frames:
+            raise UsageError(f"{result} would replace what is to be restored. Choose another name.")
+        if real in taken:
+            raise UsageError(f"Two results would both be written to {result}. Choose another name for one.")
+        taken.add(real)
+    if len(frames) > 1 and real_name(job.folder) in {os.path.dirname(frame) for frame in frames}:
+        raise UsageError(
+            f"{job.folder} holds the frames, and results there would be taken for more. Choose another -o."
+        )
+
+
+def _outcome(job: Job, seen: sequence.Film, result: "SequenceResult") -> Outcome:
+    lengths = np.hypot(result.tilts[:, 0], result.tilts[:, 1])
+    facts = {
+        "input": str(job.name),
+        "restored": str(job.restored),
+        "kernel_preview": str(job.kernel[0]),
+        "kernel": str(job.kernel[1]),
+        "tilt_preview": str(job.tilt[0]),
+        "tilt": str(job.tilt[1]),
+        "stabilised": None if job.stabilised is None else str(job.stabilised),
+        "recording": None if job.recording is None else str(job.recording),
+        "frames": len(seen.frames),
+        "left_out": seen.left_out,
+        "weights": [float(weight) for weight in result.weights],
+        "tilt_rms": float(np.sqrt(np.square(lengths).mean())),
+        "tilt_largest": float(lengths.max()),
+        "seconds": round(result.seconds, 3),
+        "sigma": result.sigma,
+        "kernel_size": result.kernel.shape[0],
+        "kernel_extent": kernel_extent(result.kernel),
+        "residual": result.residual,
+        "sharp": result.sharp,
+        "warnings": [*seen.warnings, *result.warnings],
+        "seed": result.seed,
+        "method": result.method,
+        "steps": result.steps,
+        "prior": result.prior,
+        "prior_sha256": result.checksum,
+    }
+    rows, columns = facts["kernel_extent"]
+    number = f"{len(seen.frames)} frame{'s' if len(seen.frames) > 1 else ''}"
+    sentence = f"{job.name} -> {job.restored} ({number}, {result.seconds:.1f} s)"
+    details = (
+        f"  noise {255 * result.sigma:.2f}/255, tilt {facts['tilt_rms']:.2f} px, kernel {rows}x{columns} px, "
+        f"residual {255 * result.residual:.2f}/255"
+    )
+    return Outcome(sentence, details, facts)

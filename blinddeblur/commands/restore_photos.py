@@ -1,0 +1,366 @@
+"""Photos through the engine, here, in several processes or on a cluster; whatever happens to one, the others go on."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blinddeblur.commands import cluster, report, workers
+from blinddeblur.commands.console import Console
+from blinddeblur.commands.plan import STREAM, Job
+from blinddeblur.errors import BlindDeblurError, UsageError
+from blinddeblur.files import photo as photos
+from blinddeblur.files.headers import read_header
+from blinddeblur.files.together import Together, recover, write_bytes, write_together
+from blinddeblur.pictures.comparison import compare, drawn, fitted
+from blinddeblur.settings import Settings
+
+if TYPE_CHECKING:
+    from blinddeblur.engine.pipeline import Engine, Result
+
+FAILED = 1  # exit code
+PREVIEW_SIDE = 512  # pixels of the long side of a preview: ten to twenty seconds on two cores
+VISIBLE = 0.01  # of a kernel's maximum: less is not counted as its extent
+
+Add = Callable[[bytes, Path], None]  # takes the bytes of a result and where they belong
+Stage = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is said of a restored photo: a sentence, the details of --verbose, and the facts of --json."""
+
+    sentence: str
+    details: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A job with the bytes of its photo, for a machine without our files."""
+
+    job: Job
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a batch is run.
+
+    Attributes:
+        workers: processes on this machine; 0 for this one.
+        scheduler: address of a dask scheduler instead.
+        fail_fast: whether to stop at the first failure.
+        report: where the page about all photos goes.
+    """
+
+    workers: int = 0
+    scheduler: str | None = None
+    fail_fast: bool = False
+    report: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UsageError(f"The number of workers must be 0 or more, not {self.workers}.")
+        if self.workers and self.scheduler:
+            raise UsageError("Choose between --workers on this machine and a cluster's own with --dask.")
+
+
+def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
+    """Restore every photo, going on after a failure. Finished ones of several are skipped.
+
+    Returns:
+        the exit code: 0, or that of the error if there is a single photo, or 1 if any failed.
+
+    Raises:
+        BlindDeblurError: what concerns all photos alike, such as weights that are missing.
+    """
+    start = time.monotonic()
+    if way.report is not None:
+        report.check(way.report, overwrite=any(job.wishes.overwrite for job in jobs))
+    for folder in {path.parent for job in jobs for path in job.results}:
+        recover(folder)
+    waiting = _unfinished(jobs, console)
+    entries = {job: _entry(job) for job in set(jobs).difference(waiting)}
+    code = 0
+    failures: list[tuple[Path, str]] = []
+    restored = 0
+    try:
+        with contextlib.closing(_outcomes(waiting, settings, console, way)) as outcomes:
+            for job, outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    why = reason(job.source, outcome, verbose=console.verbose)
+                    failures.append((job.source, why))
+                    entries[job] = _entry(job, error=why)
+                    console.failure(job.source, why)
+                    code = outcome.exit_code if len(jobs) == 1 and isinstance(outcome, BlindDeblurError) else FAILED
+                    if way.fail_fast:
+                        break
+                else:
+                    restored += 1
+                    entries[job] = _entry(job, outcome.facts)
+                    console.result(outcome.sentence, outcome.details, outcome.facts)
+                    for warning in outcome.facts["warnings"]:
+                        console.warning(f"{job.source}: {warning}")
+    finally:
+        if way.report is not None and entries:
+            ordered = [entries[job] for job in jobs if job in entries]
+            report.write(way.report, ordered, time.monotonic() - start, overwrite=True)
+    if len(jobs) > 1:
+        console.summary(restored, len(jobs) - len(waiting), failures, len(waiting) - restored - len(failures))
+    return code
+
+
+def forecast(jobs: list[Job], settings: Settings, console: Console) -> int:
+    """Say what would be done and how many minutes that would take here. Returns the exit code, as run does."""
+    from blinddeblur.engine.pipeline import Engine
+
+    engine, total, failed = Engine(settings), 0.0, 0
+    for job in _unfinished(jobs, console):
+        try:
+            job.check()
+            height, width = photos.read(job.source, job.wishes.most_pixels).stored.shape[:2]
+        except BlindDeblurError as error:
+            failed += 1
+            console.failure(job.source, reason(job.source, error, verbose=False))
+            continue
+        seconds = engine.forecast(height, width)
+        total += seconds
+        facts = {"input": str(job.source), "restored": str(job.restored), "minutes": round(seconds / 60, 2)}
+        console.result(
+            f"{job.source} -> {job.restored}, about {seconds / 60:.1f} minutes", f"  {width}x{height}", facts
+        )
+    console.total(f"about {total / 60:.1f} minutes in all; nothing was done")
+    return FAILED if failed else 0
+
+
+def _unfinished(jobs: list[Job], console: Console) -> list[Job]:
+    """Without those of several that an earlier run has finished, which is said."""
+    finished = {job for job in jobs if len(jobs) > 1 and job.finished and not job.wishes.overwrite}
+    for job in jobs:
+        if job in finished:
+            console.skipped(job.source, job.restored)
+    return [job for job in jobs if job not in finished]
+
+
+def _outcomes(
+    jobs: list[Job], settings: Settings, console: Console, way: Way
+) -> Generator[tuple[Job, Outcome | Exception], None, None]:
+    if not jobs:
+        return
+    if way.scheduler is not None:
+        yield from _on_cluster(jobs, settings, console, way.scheduler)
+    elif way.workers:
+        makers = workers.engines(settings, min(way.workers, len(jobs)))
+        with console.work("photos") as work, contextlib.closing(workers.run(restore, jobs, makers)) as outcomes:
+            for done, (job, outcome) in enumerate(outcomes, start=1):
+                work.stage("restored", done, len(jobs))
+                yield job, outcome
+    else:
+        from blinddeblur.engine.pipeline import Engine
+
+        engine = Engine(settings)
+        for job in jobs:
+            with console.work(job.source.name) as work:
+                outcome = workers.outcome_of(restore, engine, job, work.stage)
+            yield job, outcome
+
+
+def _on_cluster(
+    jobs: list[Job], settings: Settings, console: Console, scheduler: str
+) -> Generator[tuple[Job, Outcome | Exception], None, None]:
+    """Photos are read and results written here: the cluster needs no files of this machine."""
+    from blinddeblur.engine.pipeline import Engine
+
+    unread: list[tuple[Job, Exception]] = []
+
+    def parcels() -> Iterator[Parcel]:
+        for job in jobs:
+            try:
+                job.check()
+                yield Parcel(job, _data(job))
+            except BlindDeblurError as error:
+                unread.append((job, error))
+
+    outcomes = cluster.run(restore_parcel, parcels(), partial(Engine, settings), scheduler)
+    with console.work("photos") as work, contextlib.closing(outcomes):
+        for done, (parcel, result) in enumerate(outcomes, start=1):
+            work.stage("restored", done, len(jobs))
+            if isinstance(result, Exception):
+                yield parcel.job, result
+                continue
+            outcome, files = result
+            try:
+                write_together(files, overwrite=parcel.job.wishes.overwrite)
+            except BlindDeblurError as error:
+                yield parcel.job, error
+            else:
+                yield parcel.job, outcome
+    yield from unread
+
+
+def restore(engine: "Engine", job: Job, stage: Stage = lambda name, done, total: None) -> Outcome:
+    """Read a photo, restore it, and write all of its results together.
+
+    Raises:
+        BlindDeblurError: for whatever stands in the way.
+    """
+    job.check()
+    data = _data(job)
+    if job.restored == STREAM:
+        return produce(engine, job, data, lambda content, path: _to_standard_output(content), stage)
+    with Together(overwrite=job.wishes.overwrite) as files:
+        return produce(engine, job, data, files.add, stage)
+
+
+def restore_parcel(engine: "Engine", parcel: Parcel) -> tuple[Outcome, list[tuple[Path, bytes]]]:
+    """Restore a photo whose bytes were sent, and send those of its results back."""
+    files: list[tuple[Path, bytes]] = []
+    outcome = produce(engine, parcel.job, parcel.data, lambda data, path: files.append((path, data)))
+    return outcome, files
+
+
+def produce(
+    engine: "Engine", job: Job, data: bytes, add: Add, stage: Stage = lambda name, done, total: None
+) -> Outcome:
+    """The results of a photo, from the bytes of its file.
+
+    Args:
+        add: is given the bytes of each result, the restored photo last.
+        stage: told how far the work is.
+    """
+    from blinddeblur.pictures.evolution import Recording
+
+    wishes = job.wishes
+    picture = photos.decode(data, wishes.most_pixels)
+    ending = _ending(data) if job.restored == STREAM else job.restored.suffix
+    if wishes.preview and max(picture.stored.shape) > PREVIEW_SIDE:
+        small = engine.restore(fitted(picture.stored, PREVIEW_SIDE), stage).image
+        write_bytes(photos.encode(photos.Photo(small), ".jpg"), job.preview, overwrite=wishes.overwrite)
+
+    def keep(index: int, sample: Any) -> None:
+        add(photos.encode(picture.with_pixels(sample), ending), job.sample_paths[index])
+
+    recording = Recording()
+    callback = (lambda step: None) if wishes.recording is None else recording
+    result = engine.restore(picture.stored, stage, callback, keep)
+    if job.restored != STREAM:
+        extras = photos.kernel_files(result.kernel, job.stem)
+        if result.uncertainty is not None:
+            extras |= photos.uncertainty_files(result.uncertainty, job.stem)
+        if wishes.compare:
+            side_by_side = photos.Photo(compare(picture.stored, result.image, result.kernel))
+            extras[job.comparison] = photos.encode(side_by_side, ".png")
+        if wishes.kernel_map is not None:
+            kernels = result.kernel[None, None] if result.kernel_map is None else result.kernel_map
+            extras[wishes.kernel_map] = photos.encode(photos.Photo(drawn(kernels)[..., None]), ".png")
+        for path, content in extras.items():
+            add(content, path)
+        if wishes.recording is not None:
+            add(recording.gif(), wishes.recording)
+    # A sharp photo is not compressed once more.
+    unchanged = result.sharp and (job.restored == STREAM or job.restored.suffix == job.source.suffix)
+    add(data if unchanged else photos.encode(picture.with_pixels(result.image), ending), job.restored)
+    return _outcome(job, result)
+
+
+def _data(job: Job) -> bytes:
+    if job.source == STREAM:
+        return sys.stdin.buffer.read(photos.most_bytes(job.wishes.most_pixels) + 1)
+    return photos.read_bytes(job.source, job.wishes.most_pixels)
+
+
+def _ending(data: bytes) -> str:
+    """That of a file with these bytes, where no name says it."""
+    try:
+        return {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tiff", "WebP": ".webp", "BMP": ".bmp"}[
+            read_header(data).format
+        ]
+    except BlindDeblurError:
+        return ".png"
+
+
+def _to_standard_output(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def reason(source: Path, error: Exception, *, verbose: bool) -> str:
+    """Why a photo could not be restored: a sentence that names it."""
+    if isinstance(error, BlindDeblurError):
+        sentence = str(error)
+    else:  # a traceback, see workers.outcome_of
+        last = str(error).strip().splitlines()[-1]
+        sentence = f"An error that is none of the photo's: {last}. Please report it."
+        if verbose:
+            sentence += f"\n{error}"
+    return sentence if str(source) in sentence else f"{source}: {sentence}"
+
+
+def _entry(job: Job, facts: dict[str, Any] | None = None, error: str | None = None) -> report.Entry:
+    return report.Entry(job.source, job.restored, photos.kernel_paths(job.stem)[1], facts, error)
+
+
+def _outcome(job: Job, result: "Result") -> Outcome:
+    facts = _facts(job, result)
+    sentence = f"{job.source} -> {job.restored} ({result.seconds:.1f} s)"
+    rows, columns = facts["kernel_extent"]
+    details = (
+        f"  noise {255 * result.sigma:.2f}/255, kernel {rows}x{columns} px, residual {255 * result.residual:.2f}/255"
+    )
+    if result.uncertainty is not None:
+        details += f", uncertainty {255 * facts['mean_uncertainty']:.2f}/255"
+    if result.kernel_map is not None:
+        details += f", blur that varies ({result.kernel_map.shape[0]}x{result.kernel_map.shape[1]} kernels)"
+    if result.confidence is not None:
+        details += f", confidence {result.confidence:.2f}"
+    return Outcome(sentence, details, facts)
+
+
+def _facts(job: Job, result: "Result") -> dict[str, Any]:
+    """What --json says of a photo."""
+    preview, array = photos.kernel_paths(job.stem)
+    facts = {
+        "input": str(job.source),
+        "restored": str(job.restored),
+        "kernel_preview": str(preview),
+        "kernel": str(array),
+        "recording": None if job.wishes.recording is None else str(job.wishes.recording),
+        "comparison": str(job.comparison) if job.wishes.compare else None,
+        "seconds": round(result.seconds, 3),
+        "sigma": result.sigma,
+        "kernel_map": None if job.wishes.kernel_map is None else str(job.wishes.kernel_map),
+        "varying": result.kernel_map is not None,
+        "kernel_size": result.kernel.shape[0],
+        "kernel_extent": kernel_extent(result.kernel),
+        "residual": result.residual,
+        "sharp": result.sharp,
+        "confidence": result.confidence,
+        "warnings": list(result.warnings),
+        "seed": result.seed,
+        "method": result.method,
+        "steps": result.steps,
+        "prior": result.prior,
+        "kernel_prior": result.kernel_prior,
+        "prior_sha256": result.checksum,
+    }
+    if result.uncertainty is not None:
+        preview, array = photos.uncertainty_paths(job.stem)
+        facts |= {
+            "samples": [str(path) for path in job.sample_paths],
+            "uncertainty_preview": str(preview),
+            "uncertainty": str(array),
+            "mean_uncertainty": float(result.uncertainty.mean()),
+        }
+    return facts
+
+
+def kernel_extent(kernel: Any) -> list[int]:
+    """Rows and columns of the part of a kernel that is visible."""
+    visible = kernel > VISIBLE * kernel.max()
+    places = [visible.any(axis=axis).nonzero()[0] for axis in (1, 0)]
+    return [int(used[-1] - used[0] + 1) for used in places]

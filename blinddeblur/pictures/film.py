@@ -1,0 +1,74 @@
+"""Frames as a film: an MP4 or an animated GIF. The bytes are the caller's."""
+
+import io
+import tempfile
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import cv2
+import imageio.v3 as iio
+import numpy as np
+
+from blinddeblur.errors import OutputError
+from blinddeblur.files import photo as photos
+from blinddeblur.files.photo import Array
+
+ENDINGS = (".mp4", ".gif")
+FPS = 10.0  # where the source does not say it
+_FASTEST_GIF = 20  # milliseconds between two frames; players take less for a mistake
+_CODEC = "mp4v"  # MPEG-4, which every build of OpenCV writes
+_CANNOT = "This installation of OpenCV cannot write the film as MP4. Name a file that ends in .gif instead."
+
+
+def film(frames: Iterable[Array], fps: float, ending: str) -> bytes:
+    """The bytes of a film.
+
+    Args:
+        frames: (height, width, 1 or 3) of one shape and type, uint8 or uint16; taken one by one. At least one.
+        fps: frames per second.
+        ending: ".mp4" (in which an odd side is a pixel longer: its last row or column twice), or ".gif".
+
+    Raises:
+        OutputError: the codec is missing, or the film could not be written.
+    """
+    plain = (photos.as_integers(frame, 8) for frame in frames)
+    return _gif(plain, fps) if ending == ".gif" else _mp4(plain, fps)
+
+
+def _gif(frames: Iterable[Array], fps: float) -> bytes:
+    file = io.BytesIO()
+    writer: Any = iio.imopen(file, "w", extension=".gif", plugin="pillow")
+    with writer:
+        for frame in frames:
+            one_plane = frame[..., 0] if frame.shape[2] == 1 else frame
+            writer.write(one_plane, bits=8, duration=max(_FASTEST_GIF, round(1000 / fps)), loop=0)
+    return file.getvalue()
+
+
+def _mp4(frames: Iterable[Array], fps: float) -> bytes:
+    remaining = iter(frames)
+    first = next(remaining)
+    height, width = (side + side % 2 for side in first.shape[:2])
+    with tempfile.TemporaryDirectory(prefix="blinddeblur-") as folder:
+        path = Path(folder) / "film.mp4"
+        with photos.silent_opencv():
+            code = cv2.VideoWriter.fourcc(*_CODEC)
+            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, fps, (width, height))
+        if not writer.isOpened():
+            raise OutputError(_CANNOT)
+        number = 0
+        for frame in chain([first], remaining):
+            colours = np.broadcast_to(frame, (*frame.shape[:2], 3))[..., ::-1]
+            padded = np.pad(colours, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), "edge")
+            with photos.silent_opencv():
+                writer.write(padded)
+            number += 1
+        with photos.silent_opencv():
+            writer.release()
+            # The writer says nothing where the disk is full.
+            written = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT)
+        if written != number:
+            raise OutputError(f"The film could not be written to {folder}, where it is made. Make room there.")
+        return path.read_bytes()
