@@ -21,7 +21,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.priors import HELD_OUT, Photos, _cropped, _read_photos
+from benchmarks.priors import HELD_OUT, Photos, cropped, read_photos
 from blinddeblur import random_kernel
 from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.physics.convolution import blur
@@ -61,7 +61,7 @@ def main(photos: Photos, number: int = 24, side: int = 320, worst: int = 20) -> 
 
     In brackets the largest error, as a multiple of what is allowed.
     """
-    pictures = _read_photos(photos)
+    pictures = read_photos(photos)
     rng = np.random.default_rng(HELD_OUT)
     chosen = sorted(rng.permutation(len(pictures))[:number].tolist())
     start = time.monotonic()
@@ -81,8 +81,8 @@ def main(photos: Photos, number: int = 24, side: int = 320, worst: int = 20) -> 
 
 def _cases(index: int, photo: Tensor, side: int, rng: np.random.Generator) -> list[Case]:
     kernel = torch.from_numpy(random_kernel(rng, KERNEL, math.exp(rng.uniform(math.log(7), math.log(40)))))
-    larger = _cropped(photo, side + KERNEL - 1)
-    scenes = {"sharp": _cropped(photo, side), "blurred": blur(larger, kernel).clamp(0, 1)}
+    larger = cropped(photo, side + KERNEL - 1)
+    scenes = {"sharp": cropped(photo, side), "blurred": blur(larger, kernel).clamp(0, 1)}
     scenes["dark"] = DARK * scenes["blurred"]
     cases = []
     for (scene, colours), channels, sigma in itertools.product(scenes.items(), (1, 3), SIGMAS):

@@ -38,7 +38,7 @@ Photos = Annotated[Path, typer.Argument(help="Folder of sharp photos that no pri
 @app.command()
 def photo(photos: Photos, prior: str = "photo", crop: int = 0, grey: bool = False, ffdnet: Path | None = None) -> None:
     """Mean PSNR of plain denoising, unclipped Gaussian noise; beside FFDNet where its published weights are given."""
-    clean = [_cropped(x, crop) for x in _read_photos(photos)]
+    clean = [cropped(x, crop) for x in read_photos(photos)]
     if grey:
         clean = [x.mean(dim=1, keepdim=True) for x in clean]
     methods: dict[str, Denoiser] = {prior: load_prior(prior).denoise}
@@ -84,9 +84,9 @@ def conditioned(photos: Photos, prior: str = "photo-kernel", plain: str = "kerne
     generator = torch.Generator().manual_seed(0)
     known, unknown = load_prior(prior), load_prior(plain).denoise
     truths, answers = [], []
-    for sharp in _read_photos(photos):
+    for sharp in read_photos(photos):
         kernel = torch.from_numpy(random_kernel(rng, 63, math.exp(rng.uniform(math.log(7), math.log(32)))))
-        y = blur(_cropped(sharp, side + 62).mean(dim=1, keepdim=True), kernel)
+        y = blur(cropped(sharp, side + 62).mean(dim=1, keepdim=True), kernel)
         y = y + 0.01 * torch.randn(y.shape, generator=generator)
         clean = kernels.to_prior(kernel)
         given = known.given(y, 0.01).denoise
@@ -116,7 +116,7 @@ def pictures(
 ) -> None:
     """priors.jpg: clean, noisy, denoised, sampled from there. prior-kernels.png: samples out of pure noise."""
     generator = torch.Generator().manual_seed(0)
-    clean = torch.cat([_cropped(x, side) for x in _read_photos(photos)[:number]])
+    clean = torch.cat([cropped(x, side) for x in read_photos(photos)[:number]])
     noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
     denoise = load_prior(image_prior).denoise
     sampled = sample(denoise, noisy, noise_levels(sigma, 0.003, 60), generator)
@@ -169,7 +169,7 @@ def _mean_psnr(denoise: Denoiser, clean: list[Tensor], sigma: float) -> float:
     return sum(figures) / len(figures)
 
 
-def _read_photos(folder: Path) -> list[Tensor]:
+def read_photos(folder: Path) -> list[Tensor]:
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
     if not paths:
         raise SystemExit(f"There is no photo in {folder}.")
@@ -177,7 +177,7 @@ def _read_photos(folder: Path) -> list[Tensor]:
     return [torch.from_numpy(p.transpose(2, 0, 1).copy())[None].float() / 255 for p in pixels]
 
 
-def _cropped(x: Tensor, side: int) -> Tensor:
+def cropped(x: Tensor, side: int) -> Tensor:
     """The middle; the whole, to an even size, for side 0."""
     height, width = (min(side or extent, extent) // 2 * 2 for extent in x.shape[-2:])
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2

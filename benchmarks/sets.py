@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.metrics import SMALLEST
 from blinddeblur import random_kernel
-from blinddeblur.engine.pipeline import informative_crop
+from blinddeblur.engine.crops import informative_crop
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.errors import UsageError
 from blinddeblur.files import photo

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from blinddeblur.engine.pipeline import informative_crop
+from blinddeblur.engine.crops import informative_crop
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.files import photo
 from blinddeblur.pictures.comparison import enlarged, fitted

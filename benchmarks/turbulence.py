@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from benchmarks import metrics
 from benchmarks.sets import sharp_photos
-from blinddeblur.engine.pipeline import informative_crop
+from blinddeblur.engine.crops import informative_crop
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.engine.scene import TurbulenceEngine
 from blinddeblur.errors import UsageError

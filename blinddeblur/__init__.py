@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from blinddeblur.settings import SequenceSettings, Settings
 
 if TYPE_CHECKING:
-    from blinddeblur.engine.pipeline import Engine, Result, restore
-    from blinddeblur.engine.scene import SequenceResult, TurbulenceEngine
+    from blinddeblur.engine.pipeline import Engine, restore
+    from blinddeblur.engine.result import Result, SequenceResult
+    from blinddeblur.engine.scene import TurbulenceEngine
     from blinddeblur.priors.loading import Prior, load_prior
     from blinddeblur.samplers.inverse_problem import sample_posterior
     from blinddeblur.training.random_kernels import random_kernel
@@ -40,11 +41,11 @@ __all__ = [
 
 _HOMES = {
     "Engine": "engine.pipeline",
-    "Result": "engine.pipeline",
+    "Result": "engine.result",
     "restore": "engine.pipeline",
     "Prior": "priors.loading",
     "load_prior": "priors.loading",
-    "SequenceResult": "engine.scene",
+    "SequenceResult": "engine.result",
     "TurbulenceEngine": "engine.scene",
     "random_kernel": "training.random_kernels",
     "sample_posterior": "samplers.inverse_problem",

@@ -12,7 +12,7 @@ import typer
 from blinddeblur import __version__
 from blinddeblur.commands.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
-from blinddeblur.settings import KERNEL_PRIORS, METHODS, SEQUENCE_METHODS, SequenceSettings, Settings
+from blinddeblur.settings import CHOICES, METHODS, SEQUENCE_METHODS, SequenceSettings, Settings
 from blinddeblur.weights import store as weights
 
 if TYPE_CHECKING:
@@ -71,8 +71,12 @@ def restore(
         str, typer.Option(help="The image prior: a name of download-weights --list, or a folder that train wrote.")
     ] = "photo",
     kernel_prior: Annotated[
-        str, typer.Option(metavar="|".join(KERNEL_PRIORS), help="What blinddps believes of the kernel.")
+        str, typer.Option(metavar="|".join(CHOICES["kernel_prior"]), help="What blinddps believes of the kernel.")
     ] = "diffusion",
+    sparsity: Annotated[
+        str,
+        typer.Option(metavar="|".join(CHOICES["sparsity"]), help="Of blinddps: what keeps the kernel to few pixels."),
+    ] = "l1",
     steps: Annotated[
         int | None,
         typer.Option(
@@ -171,6 +175,7 @@ def restore(
             method=method,
             prior=prior,
             kernel_prior=kernel_prior,
+            sparsity=sparsity,
             steps=steps,
             noise=noise,
             kernel_size=_number("--kernel-size", kernel_size, int),
@@ -186,7 +191,7 @@ def restore(
         )
         if as_json and streamed:
             raise UsageError("Standard output cannot hold a photo and JSON. Give a file as -o, or leave out --json.")
-        if preview and (kernel is not None or method != "fast"):
+        if preview and (kernel is not None or not settings.record.refines):
             raise UsageError("A preview shows what the estimate of the method fast leads to. Leave out --preview.")
         wishes = Wishes(samples, compare, preview, record, kernel_map, overwrite, _most_pixels(max_megapixels))
         way = Way(workers, dask, fail_fast, report)

@@ -1,19 +1,68 @@
-"""What can be chosen about a restoration, checked before any work starts. Imports neither torch nor pixels."""
+"""What can be chosen, checked before any work starts: one table of methods, and the settings of a restoration.
 
+Imports neither torch nor pixels. What a method is called stands here and where its function is chosen; everything else
+asks the record.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from blinddeblur.errors import KernelError, UsageError
 
-METHODS = {"fast": 12, "blinddps": 1000, "dps": 1000, "ddnm": 100, "diffpir": 100}  # and its steps by default
-NOISES = ("gaussian", "poisson")
-KERNEL_PRIORS = ("diffusion", "uniform", "conditioned")
-SEQUENCE_METHODS = {"fast": 12, "blinddps": 1000}
+MINIMUM_SIDE = 32  # pixels of a photo; below, there is no blur to be told from the picture
 LARGEST_KERNEL = 127  # pixels
+LARGEST_PRIOR_KERNEL = 63  # pixels; what a kernel prior has learned, on arrays of 64
 MOST_SAMPLES = 64
 SMALLEST_CROP = 64  # pixels; less holds too few edges
 SMALLEST_TILE = 64  # pixels
-LARGEST_BLINDDPS_KERNEL = 63  # pixels; what a kernel prior has learned, on arrays of 64
+
+# Options that only some methods take, with their values; the first is the default.
+CHOICES = {
+    "noise": ("gaussian", "poisson"),
+    "kernel_prior": ("diffusion", "uniform", "conditioned"),
+    "sparsity": ("l1", "l0", "none"),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """What has to be known of a method before it runs.
+
+    Attributes:
+        steps: by default.
+        joint: whether it finds image and kernel together; the others restore with a kernel that is given, or that the
+            default method has estimated.
+        refines: whether its steps are those of the estimate of the kernel, and not of the restoration.
+        gradients: whether it takes gradients through the network, which then sees whole tiles of the side it knows.
+        linear: whether it can take the blur as one of linear light.
+        tile: side of its tiles in pixels; gradients need memory.
+        cost: of a step of the restoration, in evaluations of the network over the same pixels; measured on two cores.
+        choices: the options of CHOICES that it takes.
+    """
+
+    steps: int
+    joint: bool = False
+    refines: bool = False
+    gradients: bool = False
+    linear: bool = False
+    tile: int = 512
+    cost: float = 1.5
+    choices: tuple[str, ...] = ()
+
+
+METHODS = {
+    "fast": Method(steps=12, refines=True, linear=True, cost=3),
+    "blinddps": Method(steps=1000, joint=True, gradients=True, tile=192, cost=4, choices=("kernel_prior", "sparsity")),
+    "dps": Method(steps=1000, gradients=True, tile=192, cost=4, choices=("noise",)),
+    "ddnm": Method(steps=100),
+    "diffpir": Method(steps=100, linear=True),
+}
+SEQUENCE_METHODS = {
+    "fast": Method(steps=12, refines=True),
+    "blinddps": Method(steps=1000, joint=True, gradients=True),
+}
+DEFAULT_METHOD = METHODS["fast"]  # whose estimate of the kernel the methods take that make none
 
 
 @dataclass(frozen=True)
@@ -26,6 +75,7 @@ class Settings:
         prior: name of an image prior in weights.toml, or the folder of one that was trained.
         kernel_prior: of blinddps: "diffusion" as in the paper, "uniform" for none, as in its ablation, or "conditioned"
             for the diffusion prior that has seen the photo.
+        sparsity: of blinddps: of the kernel, "l1" as the paper has it for faces, "l0" as for animals, or "none".
         steps: of the method's sampler; None for its own default.
         noise: "gaussian" or "poisson"; the second is for dps.
         kernel_size: side of the kernel's array, odd; None to find it.
@@ -46,9 +96,10 @@ class Settings:
 
     method: str = "fast"
     prior: str = "photo"
-    kernel_prior: str = "diffusion"
+    kernel_prior: str = CHOICES["kernel_prior"][0]
+    sparsity: str = CHOICES["sparsity"][0]
     steps: int | None = None
-    noise: str = "gaussian"
+    noise: str = CHOICES["noise"][0]
     kernel_size: int | None = None
     kernel: Any = None
     sigma: float | None = None
@@ -61,43 +112,39 @@ class Settings:
     overlap: int | None = None
 
     def __post_init__(self) -> None:
-        _check_method(self.method, METHODS)
-        _check_numbers(self.steps, self.sigma, self.seed)
+        _check_common(self, METHODS)
+        method = self.record
         if self.kernel_size is not None and (self.kernel_size % 2 == 0 or not 3 <= self.kernel_size <= LARGEST_KERNEL):
             raise KernelError(
                 f"The kernel size must be an odd number from 3 to {LARGEST_KERNEL}, so that the kernel has a middle "
                 f"pixel; {self.kernel_size} is not."
             )
-        if self.method == "blinddps" and (self.kernel_size or 0) > LARGEST_BLINDDPS_KERNEL:
-            raise UsageError(f"The kernel prior of blinddps knows kernels up to {LARGEST_BLINDDPS_KERNEL} pixels.")
-        if self.kernel is not None and self.method == "blinddps":
-            raise UsageError("blinddps estimates the kernel. Leave out --kernel, or choose the method fast with it.")
-        if self.linear and self.method in ("blinddps", "dps", "ddnm"):
+        if method.joint and (self.kernel_size or 0) > LARGEST_PRIOR_KERNEL:
+            raise UsageError(f"The kernel prior of {self.method} knows kernels up to {LARGEST_PRIOR_KERNEL} pixels.")
+        for option, values in CHOICES.items():
+            value, name = getattr(self, option), option.replace("_", " ")
+            if value not in values:
+                raise UsageError(f"There is no {name} {value}. Choose one of {', '.join(values)}.")
+            if value != values[0] and option not in method.choices:
+                (able,) = (known for known, record in METHODS.items() if option in record.choices)
+                raise UsageError(
+                    f"{self.method} takes no {value} {name}. Leave out --{name.replace(' ', '-')}, or choose the "
+                    f"method {able} with it."
+                )
+        if self.linear and not method.linear:
             raise UsageError(
                 f"{self.method} blurs encoded values. Leave out --linear, or choose the method fast with it."
             )
-        if self.noise not in NOISES:
-            raise UsageError(f"There is no noise {self.noise}. Choose one of {', '.join(NOISES)}.")
-        if self.noise != "gaussian" and self.method != "dps":
-            raise UsageError(
-                f"{self.method} takes Gaussian noise. Leave out --noise, or choose the method dps with it."
-            )
-        if self.kernel_prior not in KERNEL_PRIORS:
-            raise UsageError(f"There is no kernel prior {self.kernel_prior}. Choose one of {', '.join(KERNEL_PRIORS)}.")
-        if self.kernel_prior != "diffusion" and self.method != "blinddps":
-            raise UsageError(
-                f"{self.method} takes no other kernel prior. Leave out --kernel-prior, or choose the method blinddps."
-            )
         if self.kernel is not None and self.kernel_size is not None:
             raise UsageError("A kernel that is given has its own size. Leave out --kernel-size.")
-        if self.sigma is not None and self.method == "blinddps" and self.kernel_prior != "conditioned":
-            raise UsageError("blinddps knows no noise level. Leave out --sigma, or choose the method fast with it.")
+        if self.sigma is not None and method.joint and not self.conditioned:
+            raise UsageError(_knows_no_noise(self.method))
         if self.crop is not None and (min(self.crop) < 0 or min(self.crop[2:]) < SMALLEST_CROP):
             raise UsageError(
                 f"The crop is x,y,width,height in pixels, with sides of at least {SMALLEST_CROP}; not "
                 f"{','.join(map(str, self.crop))}."
             )
-        if self.crop is not None and (self.method == "blinddps" or self.kernel is not None):
+        if self.crop is not None and (method.joint or self.kernel is not None):
             raise UsageError("The crop is where the method fast estimates the kernel. Leave out --crop.")
         if self.tile is not None and self.tile < SMALLEST_TILE:
             raise UsageError(f"Tiles must have at least {SMALLEST_TILE} pixels on a side, not {self.tile}.")
@@ -107,18 +154,28 @@ class Settings:
             raise UsageError(
                 f"The number of samples must lie between 2 and {MOST_SAMPLES}, or be 0 for none; not {self.samples}."
             )
-        if self.samples and self.method != "fast":
+        if self.samples and not method.refines:
             raise UsageError(f"Samples are drawn by the method fast. Leave out --samples, or --method {self.method}.")
+
+    @property
+    def record(self) -> Method:
+        """What has to be known of the method."""
+        return METHODS[self.method]
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the kernel prior looks at the photo: always where an estimate is made before the restoration."""
+        return not self.record.joint or self.kernel_prior == "conditioned"
 
     @property
     def effective_steps(self) -> int:
         """Steps of the sampler: as asked, or the method's own number."""
-        return self.steps or METHODS[self.method]
+        return self.steps or self.record.steps
 
     @property
     def kernel_steps(self) -> int:
-        """Steps of the estimate of the kernel, where the method fast makes it."""
-        return self.effective_steps if self.method == "fast" else METHODS["fast"]
+        """Steps of the estimate of the kernel that precedes a restoration."""
+        return self.effective_steps if self.record.refines else DEFAULT_METHOD.steps
 
 
 @dataclass(frozen=True)
@@ -149,34 +206,42 @@ class SequenceSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_method(self.method, SEQUENCE_METHODS)
-        _check_numbers(self.steps, self.sigma, self.seed)
-        if self.method == "blinddps" and self.kernel is not None:
-            raise UsageError("blinddps estimates the kernel. Leave out --kernel, or choose the method fast with it.")
-        if self.method == "blinddps" and self.sigma is not None:
-            raise UsageError("blinddps knows no noise level. Leave out --sigma, or choose the method fast with it.")
-        if self.method != "blinddps" and self.tilt_prior is not None:
+        _check_common(self, SEQUENCE_METHODS)
+        if self.record.joint and self.sigma is not None:
+            raise UsageError(_knows_no_noise(self.method))
+        if not self.record.joint and self.tilt_prior is not None:
             raise UsageError(
-                "The method fast takes the tilt of Kolmogorov turbulence. Leave out --tilt-prior, or choose blinddps."
+                f"The method {self.method} takes the tilt of Kolmogorov turbulence. Leave out --tilt-prior, or choose "
+                "blinddps."
             )
+
+    @property
+    def record(self) -> Method:
+        """What has to be known of the method."""
+        return SEQUENCE_METHODS[self.method]
 
     @property
     def effective_steps(self) -> int:
         """Steps of the sampler: as asked, or the method's own number."""
-        return self.steps or SEQUENCE_METHODS[self.method]
+        return self.steps or self.record.steps
 
 
-def _check_method(method: str, methods: dict[str, int]) -> None:
-    if method not in methods:
-        raise UsageError(f"There is no method {method}. Choose one of {', '.join(methods)}.")
-
-
-def _check_numbers(steps: int | None, sigma: float | None, seed: int) -> None:
-    if steps is not None and not 2 <= steps <= 1000:
-        raise UsageError(f"The number of steps must lie between 2 and 1000, not {steps}.")
-    if sigma is not None and not 0 <= sigma <= 0.5:
+def _check_common(settings: Settings | SequenceSettings, methods: Mapping[str, Method]) -> None:
+    if settings.method not in methods:
+        raise UsageError(f"There is no method {settings.method}. Choose one of {', '.join(methods)}.")
+    if settings.kernel is not None and methods[settings.method].joint:
         raise UsageError(
-            f"The noise level is a standard deviation on a scale where white is 1, from 0 to 0.5; not {sigma}."
+            f"{settings.method} estimates the kernel. Leave out --kernel, or choose the method fast with it."
         )
-    if not 0 <= seed < 2**63:
+    if settings.steps is not None and not 2 <= settings.steps <= 1000:
+        raise UsageError(f"The number of steps must lie between 2 and 1000, not {settings.steps}.")
+    if settings.sigma is not None and not 0 <= settings.sigma <= 0.5:
+        raise UsageError(
+            f"The noise level is a standard deviation on a scale where white is 1, from 0 to 0.5; not {settings.sigma}."
+        )
+    if not 0 <= settings.seed < 2**63:
         raise UsageError("The seed must be a whole number, zero or larger.")
+
+
+def _knows_no_noise(method: str) -> str:
+    return f"{method} knows no noise level. Leave out --sigma, or choose the method fast with it."

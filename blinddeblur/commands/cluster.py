@@ -12,7 +12,8 @@ from importlib import import_module
 from itertools import islice
 from typing import Any
 
-from blinddeblur.commands.workers import LOST, E, J, T, outcome_of
+from blinddeblur.commands.outcome import attempt
+from blinddeblur.commands.workers import LOST, E, J, T
 from blinddeblur.errors import BlindDeblurError, EstimationError, UsageError
 
 PATIENCE = 10.0  # seconds for a scheduler to answer, and for its first worker
@@ -129,4 +130,4 @@ def _on_cluster(task: Callable[[E, J], T], made: bytes, job: J) -> T | Exception
             _made.clear()
             _made[made] = pickle.loads(made)()
         engine = _made[made]
-    return outcome_of(task, engine, job)
+    return attempt(task, engine, job)

@@ -10,12 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from blinddeblur.commands.outcome import Outcome
 
 PLAIN_EVERY = 10.0  # seconds between two lines of progress when there is no terminal
 
@@ -54,13 +57,19 @@ class Console:
         else:
             yield PlainWork(title, self.err)
 
-    def result(self, sentence: str, details: str, facts: dict[str, Any]) -> None:
-        """One photo is done."""
-        if self.as_json:
+    def result(self, outcome: "Outcome") -> None:
+        """One photo or sequence is done."""
+        self.say(outcome.sentence, outcome.details, outcome.facts())
+        for warning in outcome.warnings:
+            self.warning(f"{outcome.input}: {warning}")
+
+    def say(self, sentence: str, details: str = "", facts: dict[str, Any] | None = None) -> None:
+        """An answer: in words, with --verbose in more of them; or its facts, with --json."""
+        if self.as_json and facts is not None:
             self._json(facts)
         elif not self.quiet:
             self.out.print(escape(sentence))
-            if self.verbose:
+            if self.verbose and details:
                 self.out.print(escape(details))
 
     def failure(self, path: Path, reason: str) -> None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blinddeblur.commands.console import Console
+from blinddeblur.commands.outcome import attempt, exit_code, reason
 from blinddeblur.commands.plan import STREAM
-from blinddeblur.commands.restore_photos import FAILED, reason
-from blinddeblur.commands.workers import outcome_of
-from blinddeblur.errors import BlindDeblurError, UsageError
+from blinddeblur.errors import UsageError
 from blinddeblur.files import photo as photos
 from blinddeblur.files.together import Together, recover
 from blinddeblur.pictures.tilts import tilt_picture
+from blinddeblur.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -31,8 +31,7 @@ MOST = 10_000  # samples of one command
 # Noise that hides all of an image, and noise that nobody sees; less does for kernels, whose mean is small.
 LEVELS, KERNEL_LEVELS = (80.0, 0.003), (10.0, 0.01)
 
-Stage = Callable[[str, int, int], None]
-Draw = Callable[["Generator", Stage], "Tensor"]
+Draw = Callable[["Generator", Progress], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -119,11 +118,11 @@ def run(sampling: Sampling, console: Console) -> int:
     for number in waiting:
         start, picture = time.monotonic(), sampling.files(number)[-1]
         with console.work(picture.stem) as work:
-            outcome = outcome_of(_make, sampling, draw, number, work.stage)
+            outcome = attempt(_make, sampling, draw, number, work.stage)
         if isinstance(outcome, Exception):
             console.failure(picture, reason(picture, outcome, verbose=console.verbose))
-            return outcome.exit_code if isinstance(outcome, BlindDeblurError) else FAILED
-        console.result(f"{picture} ({time.monotonic() - start:.1f} s)", "", {})
+            return exit_code(outcome)
+        console.say(f"{picture} ({time.monotonic() - start:.1f} s)")
     return 0
 
 
@@ -135,19 +134,19 @@ def _drawer(sampling: Sampling) -> Draw:
     """
     import torch
 
-    from blinddeblur.engine.pipeline import find_device, load
-    from blinddeblur.engine.scene import BLINDDPS_STRENGTH, CORRELATION_LENGTH, NETWORK_UNIT
+    from blinddeblur.devices import find_device
     from blinddeblur.physics.kernels import PRIOR_SIZE
     from blinddeblur.priors.conditioned import ConditionedKernelUNet
-    from blinddeblur.priors.kolmogorov import KolmogorovTilt
+    from blinddeblur.priors.kolmogorov import CORRELATION_LENGTH, NETWORK_UNIT, TYPICAL_STRENGTH, KolmogorovTilt
+    from blinddeblur.priors.loading import load_prior
     from blinddeblur.samplers import unconditional
 
     device = find_device(sampling.device)
     kind, name, steps = sampling.kind, sampling.prior or PRIORS[sampling.kind], sampling.effective_steps
     if name is None:
-        tilt, extent = KolmogorovTilt(BLINDDPS_STRENGTH, CORRELATION_LENGTH), sampling.size or SIDE
-        return lambda generator, stage: tilt.sample(1, extent, extent, generator)
-    prior = load(name, kind, device)
+        tilt, extent = KolmogorovTilt(TYPICAL_STRENGTH, CORRELATION_LENGTH), sampling.size or SIDE
+        return lambda generator, progress: tilt.sample(1, extent, extent, generator)
+    prior = load_prior(name, device, kind)
     if isinstance(prior.network, ConditionedKernelUNet):
         raise UsageError(f"The prior {name} knows kernels only of a photo that it is shown. Choose another --prior.")
     only = PRIOR_SIZE if kind == "kernel" else prior.image_size
@@ -156,24 +155,24 @@ def _drawer(sampling: Sampling) -> Draw:
     side = only or sampling.size or SIDE
     sigmas = unconditional.noise_levels(*(KERNEL_LEVELS if kind == "kernel" else LEVELS), steps)
 
-    def draw(generator: "Generator", stage: Stage) -> "Tensor":
+    def draw(generator: "Generator", progress: Progress) -> "Tensor":
         x = sigmas[0] * torch.randn(1, prior.channels, side, side, generator=generator).to(device)
         with torch.inference_mode():
             x = unconditional.sample(
-                prior.denoise, x, sigmas, generator, callback=lambda index, x0: stage("step", index + 1, steps)
+                prior.denoise, x, sigmas, generator, callback=lambda index, x0: progress("step", index + 1, steps)
             ).cpu()
         return NETWORK_UNIT * (2 * x - 1) if kind == "tilt" else x
 
     return draw
 
 
-def _make(sampling: Sampling, draw: Draw, number: int, stage: Stage) -> None:
+def _make(sampling: Sampling, draw: Draw, number: int, progress: Progress) -> None:
     """Draw one sample and write its files together."""
     import torch
 
     from blinddeblur.samplers.white_noise import seed
 
-    x = draw(torch.Generator().manual_seed(seed(sampling.seed, number)), stage)
+    x = draw(torch.Generator().manual_seed(seed(sampling.seed, number)), progress)
     with Together(overwrite=sampling.overwrite) as files:
         for path, data in zip(sampling.files(number), _contents(sampling.kind, x), strict=True):
             files.add(data, path)

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,25 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blinddeblur.commands.console import Console
+from blinddeblur.commands.outcome import SequenceOutcome, attempt, exit_code, reason, told
 from blinddeblur.commands.plan import MARK, STREAM, real_name
-from blinddeblur.commands.restore_photos import FAILED, Outcome, kernel_extent, reason
-from blinddeblur.commands.workers import outcome_of
-from blinddeblur.errors import BlindDeblurError, UsageError
+from blinddeblur.errors import UsageError
 from blinddeblur.files import photo as photos
 from blinddeblur.files import sequence
 from blinddeblur.files.together import Together, recover
 from blinddeblur.pictures.film import ENDINGS, FPS, film
 from blinddeblur.pictures.tilts import tilt_picture
+from blinddeblur.progress import Progress, unheard, unseen
 from blinddeblur.settings import SequenceSettings
 
 if TYPE_CHECKING:
-    from blinddeblur.engine.scene import SequenceResult, TurbulenceEngine
-
-Stage = Callable[[str, int, int | None], None]
+    from blinddeblur.engine.result import SequenceResult
+    from blinddeblur.engine.scene import TurbulenceEngine
 
 
 @dataclass(frozen=True)
-class Job:
+class SequenceJob:
     """A sequence, and where its results go.
 
     Attributes:
@@ -77,7 +76,7 @@ class Job:
         return all(os.path.lexists(path) for path in self.results)
 
 
-def plan(inputs: Iterable[Path], output: Path | None, **wishes: Any) -> Job:
+def plan(inputs: Iterable[Path], output: Path | None, **wishes: Any) -> SequenceJob:
     """What has to be done.
 
     Args:
@@ -100,7 +99,7 @@ def plan(inputs: Iterable[Path], output: Path | None, **wishes: Any) -> Job:
         raise UsageError("The results are several files. Give a folder as -o.")
     elif output.suffix.lower() in (*photos.EXTENSIONS, *ENDINGS) and not output.is_dir():
         raise UsageError(f"{output}: The results are several files, with names of their own. Give a folder as -o.")
-    job = Job(given[0] if len(given) == 1 else sources[0].parent, sources, output, **wishes)
+    job = SequenceJob(given[0] if len(given) == 1 else sources[0].parent, sources, output, **wishes)
     for option, path, endings in (("--stabilised", job.stabilised, ENDINGS), ("--record", job.recording, (".gif",))):
         if path is not None and path.suffix.lower() not in endings:
             raise UsageError(f"{path}: {option} writes a film. Name a file that ends in {' or '.join(endings)}.")
@@ -108,7 +107,7 @@ def plan(inputs: Iterable[Path], output: Path | None, **wishes: Any) -> Job:
     return job
 
 
-def run(job: Job, settings: SequenceSettings, console: Console) -> int:
+def run(job: SequenceJob, settings: SequenceSettings, console: Console) -> int:
     """Restore a sequence, unless that was finished before.
 
     Returns:
@@ -126,17 +125,15 @@ def run(job: Job, settings: SequenceSettings, console: Console) -> int:
         return 0
     engine = TurbulenceEngine(settings)
     with console.work(job.name.name or str(job.name)) as work:
-        outcome = outcome_of(restore, engine, job, work.stage)
+        outcome = attempt(restore, engine, job, work.stage)
     if isinstance(outcome, Exception):
         console.failure(job.name, reason(job.name, outcome, verbose=console.verbose))
-        return outcome.exit_code if isinstance(outcome, BlindDeblurError) else FAILED
-    console.result(outcome.sentence, outcome.details, outcome.facts)
-    for warning in outcome.facts["warnings"]:
-        console.warning(f"{job.name}: {warning}")
+        return exit_code(outcome)
+    console.result(outcome)
     return 0
 
 
-def restore(engine: "TurbulenceEngine", job: Job, stage: Stage = lambda name, done, total: None) -> Outcome:
+def restore(engine: "TurbulenceEngine", job: SequenceJob, progress: Progress = unheard) -> SequenceOutcome:
     """Read the frames, restore the scene, and write all results together.
 
     Raises:
@@ -146,9 +143,9 @@ def restore(engine: "TurbulenceEngine", job: Job, stage: Stage = lambda name, do
 
     for path in job.results:  # before minutes are spent
         photos.check_free(path, overwrite=job.overwrite)
-    seen = sequence.read(list(job.sources), job.chosen, job.most_pixels, stage)
+    seen = sequence.read(list(job.sources), job.chosen, job.most_pixels, progress)
     recording = Recording()
-    result = engine.restore(seen.frames, stage, (lambda step: None) if job.recording is None else recording)
+    result = engine.restore(seen.frames, progress, unseen if job.recording is None else recording)
     with Together(overwrite=job.overwrite) as files:
         for path, data in zip(
             job.kernel, photos.kernel_files(result.kernel, job.folder / "kernel").values(), strict=True
@@ -157,7 +154,7 @@ def restore(engine: "TurbulenceEngine", job: Job, stage: Stage = lambda name, do
         for path, data in zip(job.tilt, _tilt_files(result, seen), strict=True):
             files.add(data, path)
         if job.stabilised is not None:
-            files.add(_stabilised(result, seen, job.stabilised.suffix.lower(), stage), job.stabilised)
+            files.add(_stabilised(result, seen, job.stabilised.suffix.lower(), progress), job.stabilised)
         if job.recording is not None:
             files.add(recording.gif(), job.recording)
         files.add(photos.encode(seen.like.with_pixels(result.image), ".png"), job.restored)
@@ -175,19 +172,19 @@ def _tilt_files(result: "SequenceResult", seen: sequence.Film) -> tuple[bytes, b
     return photos.encode(picture, ".png"), fields.getvalue()
 
 
-def _stabilised(result: "SequenceResult", seen: sequence.Film, ending: str, stage: Stage) -> bytes:
+def _stabilised(result: "SequenceResult", seen: sequence.Film, ending: str, progress: Progress) -> bytes:
     """A film of the frames without their tilt."""
     from blinddeblur.engine.scene import stabilised
 
     def frames() -> Iterator[photos.Array]:
         for index, (frame, tilt) in enumerate(zip(seen.frames, result.tilts, strict=True)):
             yield stabilised(frame, tilt, result.spacing)
-            stage("stabilised", index + 1, len(seen.frames))
+            progress("stabilised", index + 1, len(seen.frames))
 
     return film(frames(), seen.fps or FPS, ending)
 
 
-def _refuse_collisions(job: Job) -> None:
+def _refuse_collisions(job: SequenceJob) -> None:
     """No result takes the place of a frame or of another result, or lies where it would be taken for a frame."""
     frames = {real_name(source) for source in job.sources}
     taken: set[str] = set()
@@ -204,40 +201,22 @@ def _refuse_collisions(job: Job) -> None:
         )
 
 
-def _outcome(job: Job, seen: sequence.Film, result: "SequenceResult") -> Outcome:
+def _outcome(job: SequenceJob, seen: sequence.Film, result: "SequenceResult") -> SequenceOutcome:
     lengths = np.hypot(result.tilts[:, 0], result.tilts[:, 1])
-    facts = {
-        "input": str(job.name),
-        "restored": str(job.restored),
-        "kernel_preview": str(job.kernel[0]),
-        "kernel": str(job.kernel[1]),
-        "tilt_preview": str(job.tilt[0]),
-        "tilt": str(job.tilt[1]),
-        "stabilised": None if job.stabilised is None else str(job.stabilised),
-        "recording": None if job.recording is None else str(job.recording),
-        "frames": len(seen.frames),
-        "left_out": seen.left_out,
-        "weights": [float(weight) for weight in result.weights],
-        "tilt_rms": float(np.sqrt(np.square(lengths).mean())),
-        "tilt_largest": float(lengths.max()),
-        "seconds": round(result.seconds, 3),
-        "sigma": result.sigma,
-        "kernel_size": result.kernel.shape[0],
-        "kernel_extent": kernel_extent(result.kernel),
-        "residual": result.residual,
-        "sharp": result.sharp,
-        "warnings": [*seen.warnings, *result.warnings],
-        "seed": result.seed,
-        "method": result.method,
-        "steps": result.steps,
-        "prior": result.prior,
-        "prior_sha256": result.checksum,
-    }
-    rows, columns = facts["kernel_extent"]
-    number = f"{len(seen.frames)} frame{'s' if len(seen.frames) > 1 else ''}"
-    sentence = f"{job.name} -> {job.restored} ({number}, {result.seconds:.1f} s)"
-    details = (
-        f"  noise {255 * result.sigma:.2f}/255, tilt {facts['tilt_rms']:.2f} px, kernel {rows}x{columns} px, "
-        f"residual {255 * result.residual:.2f}/255"
+    outcome = told(result)
+    return SequenceOutcome(
+        input=job.name,
+        restored=job.restored,
+        kernel_preview=job.kernel[0],
+        kernel=job.kernel[1],
+        recording=job.recording,
+        **outcome | {"warnings": (*seen.warnings, *result.warnings)},
+        tilt_preview=job.tilt[0],
+        tilt=job.tilt[1],
+        stabilised=job.stabilised,
+        frames=len(seen.frames),
+        left_out=seen.left_out,
+        weights=tuple(map(float, result.weights)),
+        tilt_rms=float(np.sqrt(np.square(lengths).mean())),
+        tilt_largest=float(lengths.max()),
     )
-    return Outcome(sentence, details, facts)

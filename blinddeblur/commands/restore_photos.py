@@ -4,39 +4,31 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blinddeblur.commands import cluster, report, workers
 from blinddeblur.commands.console import Console
+from blinddeblur.commands.outcome import FAILED, PhotoOutcome, attempt, exit_code, reason, told
 from blinddeblur.commands.plan import STREAM, Job
 from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.files import photo as photos
 from blinddeblur.files.headers import read_header
 from blinddeblur.files.together import Together, recover, write_bytes, write_together
 from blinddeblur.pictures.comparison import compare, drawn, fitted
+from blinddeblur.progress import Progress, unheard, unseen
 from blinddeblur.settings import Settings
 
 if TYPE_CHECKING:
-    from blinddeblur.engine.pipeline import Engine, Result
+    from blinddeblur.engine.pipeline import Engine
+    from blinddeblur.engine.result import Result
 
-FAILED = 1  # exit code
 PREVIEW_SIDE = 512  # pixels of the long side of a preview: ten to twenty seconds on two cores
-VISIBLE = 0.01  # of a kernel's maximum: less is not counted as its extent
 
 Add = Callable[[bytes, Path], None]  # takes the bytes of a result and where they belong
-Stage = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is said of a restored photo: a sentence, the details of --verbose, and the facts of --json."""
-
-    sentence: str
-    details: str
-    facts: dict[str, Any]
+Outcomes = Generator[tuple[Job, PhotoOutcome | Exception], None, None]
 
 
 @dataclass(frozen=True)
@@ -86,9 +78,8 @@ def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
         recover(folder)
     waiting = _unfinished(jobs, console)
     entries = {job: _entry(job) for job in set(jobs).difference(waiting)}
-    code = 0
     failures: list[tuple[Path, str]] = []
-    restored = 0
+    code = restored = 0
     try:
         with contextlib.closing(_outcomes(waiting, settings, console, way)) as outcomes:
             for job, outcome in outcomes:
@@ -97,15 +88,13 @@ def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
                     failures.append((job.source, why))
                     entries[job] = _entry(job, error=why)
                     console.failure(job.source, why)
-                    code = outcome.exit_code if len(jobs) == 1 and isinstance(outcome, BlindDeblurError) else FAILED
+                    code = exit_code(outcome) if len(jobs) == 1 else FAILED
                     if way.fail_fast:
                         break
                 else:
                     restored += 1
-                    entries[job] = _entry(job, outcome.facts)
-                    console.result(outcome.sentence, outcome.details, outcome.facts)
-                    for warning in outcome.facts["warnings"]:
-                        console.warning(f"{job.source}: {warning}")
+                    entries[job] = _entry(job, outcome)
+                    console.result(outcome)
     finally:
         if way.report is not None and entries:
             ordered = [entries[job] for job in jobs if job in entries]
@@ -119,21 +108,19 @@ def forecast(jobs: list[Job], settings: Settings, console: Console) -> int:
     """Say what would be done and how many minutes that would take here. Returns the exit code, as run does."""
     from blinddeblur.engine.pipeline import Engine
 
-    engine, total, failed = Engine(settings), 0.0, 0
+    engine, total, failed = Engine(settings), 0.0, False
     for job in _unfinished(jobs, console):
         try:
             job.check()
             height, width = photos.read(job.source, job.wishes.most_pixels).stored.shape[:2]
         except BlindDeblurError as error:
-            failed += 1
+            failed = True
             console.failure(job.source, reason(job.source, error, verbose=False))
             continue
         seconds = engine.forecast(height, width)
         total += seconds
         facts = {"input": str(job.source), "restored": str(job.restored), "minutes": round(seconds / 60, 2)}
-        console.result(
-            f"{job.source} -> {job.restored}, about {seconds / 60:.1f} minutes", f"  {width}x{height}", facts
-        )
+        console.say(f"{job.source} -> {job.restored}, about {seconds / 60:.1f} minutes", f"  {width}x{height}", facts)
     console.total(f"about {total / 60:.1f} minutes in all; nothing was done")
     return FAILED if failed else 0
 
@@ -147,15 +134,13 @@ def _unfinished(jobs: list[Job], console: Console) -> list[Job]:
     return [job for job in jobs if job not in finished]
 
 
-def _outcomes(
-    jobs: list[Job], settings: Settings, console: Console, way: Way
-) -> Generator[tuple[Job, Outcome | Exception], None, None]:
+def _outcomes(jobs: list[Job], settings: Settings, console: Console, way: Way) -> Outcomes:
     if not jobs:
         return
     if way.scheduler is not None:
         yield from _on_cluster(jobs, settings, console, way.scheduler)
     elif way.workers:
-        makers = workers.engines(settings, min(way.workers, len(jobs)))
+        makers = engines(settings, min(way.workers, len(jobs)))
         with console.work("photos") as work, contextlib.closing(workers.run(restore, jobs, makers)) as outcomes:
             for done, (job, outcome) in enumerate(outcomes, start=1):
                 work.stage("restored", done, len(jobs))
@@ -166,13 +151,30 @@ def _outcomes(
         engine = Engine(settings)
         for job in jobs:
             with console.work(job.source.name) as work:
-                outcome = workers.outcome_of(restore, engine, job, work.stage)
+                outcome = attempt(restore, engine, job, work.stage)
             yield job, outcome
 
 
-def _on_cluster(
-    jobs: list[Job], settings: Settings, console: Console, scheduler: str
-) -> Generator[tuple[Job, Outcome | Exception], None, None]:
+def engines(settings: Settings, number: int) -> list[partial["Engine"]]:
+    """What makes the engine in each of `number` processes: GPUs dealt out in turn, else the threads divided."""
+    import torch
+
+    gpus = torch.cuda.device_count() if settings.device in ("auto", "cuda") else 0
+    devices = [f"cuda:{index % gpus}" if gpus else settings.device for index in range(number)]
+    threads = max(1, torch.get_num_threads() // number)
+    return [partial(_engine, replace(settings, device=device), threads) for device in devices]
+
+
+def _engine(settings: Settings, threads: int) -> "Engine":
+    import torch
+
+    from blinddeblur.engine.pipeline import Engine
+
+    torch.set_num_threads(threads)
+    return Engine(settings)
+
+
+def _on_cluster(jobs: list[Job], settings: Settings, console: Console, scheduler: str) -> Outcomes:
     """Photos are read and results written here: the cluster needs no files of this machine."""
     from blinddeblur.engine.pipeline import Engine
 
@@ -203,7 +205,7 @@ def _on_cluster(
     yield from unread
 
 
-def restore(engine: "Engine", job: Job, stage: Stage = lambda name, done, total: None) -> Outcome:
+def restore(engine: "Engine", job: Job, progress: Progress = unheard) -> PhotoOutcome:
     """Read a photo, restore it, and write all of its results together.
 
     Raises:
@@ -212,26 +214,27 @@ def restore(engine: "Engine", job: Job, stage: Stage = lambda name, done, total:
     job.check()
     data = _data(job)
     if job.restored == STREAM:
-        return produce(engine, job, data, lambda content, path: _to_standard_output(content), stage)
+        return produce(engine, job, data, lambda content, path: _to_standard_output(content), progress)
     with Together(overwrite=job.wishes.overwrite) as files:
-        return produce(engine, job, data, files.add, stage)
+        return produce(engine, job, data, files.add, progress)
 
 
-def restore_parcel(engine: "Engine", parcel: Parcel) -> tuple[Outcome, list[tuple[Path, bytes]]]:
+def restore_parcel(engine: "Engine", parcel: Parcel) -> tuple[PhotoOutcome, list[tuple[Path, bytes]]]:
     """Restore a photo whose bytes were sent, and send those of its results back."""
     files: list[tuple[Path, bytes]] = []
     outcome = produce(engine, parcel.job, parcel.data, lambda data, path: files.append((path, data)))
     return outcome, files
 
 
-def produce(
-    engine: "Engine", job: Job, data: bytes, add: Add, stage: Stage = lambda name, done, total: None
-) -> Outcome:
+def produce(engine: "Engine", job: Job, data: bytes, add: Add, progress: Progress = unheard) -> PhotoOutcome:
     """The results of a photo, from the bytes of its file.
 
     Args:
-        add: is given the bytes of each result, the restored photo last.
-        stage: told how far the work is.
+        engine: that restores it.
+        job: what is made of it.
+        data: the bytes of its file.
+        add: given the bytes of each result, the restored photo last.
+        progress: told how far the work is.
     """
     from blinddeblur.pictures.evolution import Recording
 
@@ -239,15 +242,14 @@ def produce(
     picture = photos.decode(data, wishes.most_pixels)
     ending = _ending(data) if job.restored == STREAM else job.restored.suffix
     if wishes.preview and max(picture.stored.shape) > PREVIEW_SIDE:
-        small = engine.restore(fitted(picture.stored, PREVIEW_SIDE), stage).image
+        small = engine.restore(fitted(picture.stored, PREVIEW_SIDE), progress).image
         write_bytes(photos.encode(photos.Photo(small), ".jpg"), job.preview, overwrite=wishes.overwrite)
 
     def keep(index: int, sample: Any) -> None:
         add(photos.encode(picture.with_pixels(sample), ending), job.sample_paths[index])
 
     recording = Recording()
-    callback = (lambda step: None) if wishes.recording is None else recording
-    result = engine.restore(picture.stored, stage, callback, keep)
+    result = engine.restore(picture.stored, progress, unseen if wishes.recording is None else recording, keep)
     if job.restored != STREAM:
         extras = photos.kernel_files(result.kernel, job.stem)
         if result.uncertainty is not None:
@@ -289,78 +291,31 @@ def _to_standard_output(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def reason(source: Path, error: Exception, *, verbose: bool) -> str:
-    """Why a photo could not be restored: a sentence that names it."""
-    if isinstance(error, BlindDeblurError):
-        sentence = str(error)
-    else:  # a traceback, see workers.outcome_of
-        last = str(error).strip().splitlines()[-1]
-        sentence = f"An error that is none of the photo's: {last}. Please report it."
-        if verbose:
-            sentence += f"\n{error}"
-    return sentence if str(source) in sentence else f"{source}: {sentence}"
-
-
-def _entry(job: Job, facts: dict[str, Any] | None = None, error: str | None = None) -> report.Entry:
-    return report.Entry(job.source, job.restored, photos.kernel_paths(job.stem)[1], facts, error)
-
-
-def _outcome(job: Job, result: "Result") -> Outcome:
-    facts = _facts(job, result)
-    sentence = f"{job.source} -> {job.restored} ({result.seconds:.1f} s)"
-    rows, columns = facts["kernel_extent"]
-    details = (
-        f"  noise {255 * result.sigma:.2f}/255, kernel {rows}x{columns} px, residual {255 * result.residual:.2f}/255"
+def _entry(job: Job, outcome: PhotoOutcome | None = None, error: str | None = None) -> report.Entry:
+    return report.Entry(
+        job.source, job.restored, photos.kernel_paths(job.stem)[1], None if outcome is None else outcome.facts(), error
     )
-    if result.uncertainty is not None:
-        details += f", uncertainty {255 * facts['mean_uncertainty']:.2f}/255"
-    if result.kernel_map is not None:
-        details += f", blur that varies ({result.kernel_map.shape[0]}x{result.kernel_map.shape[1]} kernels)"
-    if result.confidence is not None:
-        details += f", confidence {result.confidence:.2f}"
-    return Outcome(sentence, details, facts)
 
 
-def _facts(job: Job, result: "Result") -> dict[str, Any]:
-    """What --json says of a photo."""
-    preview, array = photos.kernel_paths(job.stem)
-    facts = {
-        "input": str(job.source),
-        "restored": str(job.restored),
-        "kernel_preview": str(preview),
-        "kernel": str(array),
-        "recording": None if job.wishes.recording is None else str(job.wishes.recording),
-        "comparison": str(job.comparison) if job.wishes.compare else None,
-        "seconds": round(result.seconds, 3),
-        "sigma": result.sigma,
-        "kernel_map": None if job.wishes.kernel_map is None else str(job.wishes.kernel_map),
-        "varying": result.kernel_map is not None,
-        "kernel_size": result.kernel.shape[0],
-        "kernel_extent": kernel_extent(result.kernel),
-        "residual": result.residual,
-        "sharp": result.sharp,
-        "confidence": result.confidence,
-        "warnings": list(result.warnings),
-        "seed": result.seed,
-        "method": result.method,
-        "steps": result.steps,
-        "prior": result.prior,
-        "kernel_prior": result.kernel_prior,
-        "prior_sha256": result.checksum,
-    }
-    if result.uncertainty is not None:
-        preview, array = photos.uncertainty_paths(job.stem)
-        facts |= {
-            "samples": [str(path) for path in job.sample_paths],
-            "uncertainty_preview": str(preview),
-            "uncertainty": str(array),
-            "mean_uncertainty": float(result.uncertainty.mean()),
-        }
-    return facts
-
-
-def kernel_extent(kernel: Any) -> list[int]:
-    """Rows and columns of the part of a kernel that is visible."""
-    visible = kernel > VISIBLE * kernel.max()
-    places = [visible.any(axis=axis).nonzero()[0] for axis in (1, 0)]
-    return [int(used[-1] - used[0] + 1) for used in places]
+def _outcome(job: Job, result: "Result") -> PhotoOutcome:
+    wishes = job.wishes
+    kernel_preview, kernel = photos.kernel_paths(job.stem)
+    uncertain = result.uncertainty is not None
+    uncertainty_preview, uncertainty = photos.uncertainty_paths(job.stem) if uncertain else (None, None)
+    return PhotoOutcome(
+        input=job.source,
+        restored=job.restored,
+        kernel_preview=kernel_preview,
+        kernel=kernel,
+        recording=wishes.recording,
+        **told(result),
+        comparison=job.comparison if wishes.compare else None,
+        kernel_map=wishes.kernel_map,
+        varying=result.kernel_map is not None,
+        confidence=result.confidence,
+        kernel_prior=result.kernel_prior,
+        samples=job.sample_paths if uncertain else None,
+        uncertainty_preview=uncertainty_preview,
+        uncertainty=uncertainty,
+        mean_uncertainty=None if result.uncertainty is None else float(result.uncertainty.mean()),
+    )

@@ -9,19 +9,13 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from blinddeblur.errors import BlindDeblurError, EstimationError
-from blinddeblur.settings import Settings
-
-if TYPE_CHECKING:
-    from blinddeblur.engine.pipeline import Engine
+from blinddeblur.commands.outcome import attempt
+from blinddeblur.errors import EstimationError
 
 E = TypeVar("E")  # an engine: whatever is made once in a process, and used by one job after the other
 J = TypeVar("J")  # a job
@@ -41,16 +35,6 @@ NOT_STARTED = (
 _SPAWN = multiprocessing.get_context("spawn")  # a forked copy of a process that has used torch may hang
 
 
-def engines(settings: Settings, number: int) -> list[partial["Engine"]]:
-    """What makes the engine in each of `number` processes: GPUs dealt out in turn, else the threads divided."""
-    import torch
-
-    gpus = torch.cuda.device_count() if settings.device in ("auto", "cuda") else 0
-    devices = [f"cuda:{index % gpus}" if gpus else settings.device for index in range(number)]
-    threads = max(1, torch.get_num_threads() // number)
-    return [partial(_engine, replace(settings, device=device), threads) for device in devices]
-
-
 def run(
     task: Callable[[E, J], T], jobs: Iterable[J], makers: Sequence[Callable[[], E]]
 ) -> Generator[tuple[J, T | Exception], None, None]:
@@ -63,7 +47,7 @@ def run(
     Args:
         task: a function at the top of a module, called with an engine and a job.
         jobs: that can be pickled.
-        makers: functions that can be pickled, each called once, in its process; see engines.
+        makers: functions that can be pickled, each called once, in its process.
 
     Yields:
         each job with its outcome, in the order in which they are done. The outcome is an exception if the task raised
@@ -171,11 +155,11 @@ def _serve(task: Callable[[E, J], Any], make: Callable[[], E], pipe: "Connection
     for stream in (1, 2):
         os.dup2(silence, stream)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    engine = outcome_of(make)
+    engine = attempt(make)
     with contextlib.suppress(EOFError, OSError):
         pipe.send(engine if isinstance(engine, Exception) else None)
         while True:
-            pipe.send(outcome_of(task, engine, pipe.recv()))
+            pipe.send(attempt(task, engine, pipe.recv()))
 
 
 def _end_with_parent() -> None:
@@ -184,22 +168,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def outcome_of(function: Callable[..., T], *arguments: Any) -> T | Exception:
-    """What the function returns or raises, as a value that can be pickled."""
-    try:
-        return function(*arguments)
-    except BlindDeblurError as error:
-        return error
-    except Exception:
-        return RuntimeError(traceback.format_exc())
-
-
-def _engine(settings: Settings, threads: int) -> "Engine":
-    import torch
-
-    from blinddeblur.engine.pipeline import Engine
-
-    torch.set_num_threads(threads)
-    return Engine(settings)

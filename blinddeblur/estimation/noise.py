@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CLIPPED = (1.5 / 255, 253.5 / 255)  # pixels outside have lost their noise
+from blinddeblur.physics.measurement import CLIPPED
+
 QUANTISATION = 0.29 / 255  # standard deviation of rounding to 8 bits
 ROUNDING = 1 / 12  # the same as a variance, in levels
 

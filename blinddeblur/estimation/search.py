@@ -1,6 +1,6 @@
 """The kernel of a photo that nobody knows: two kinds of first guess, the more evident one refined by diffusion."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from operator import attrgetter, itemgetter
 
@@ -14,8 +14,9 @@ from blinddeblur.estimation.judging import Estimate, judge
 from blinddeblur.estimation.learned_kernel import SMALLEST_PHOTO, learned_kernel
 from blinddeblur.physics import kernels
 from blinddeblur.physics.measurement import Measurement
+from blinddeblur.progress import Step
 from blinddeblur.samplers import fast
-from blinddeblur.samplers.schedule import Denoiser, Step
+from blinddeblur.samplers.schedule import Denoiser
 
 SIZES = (
     47,
@@ -85,7 +86,7 @@ def estimate(
 
 def classical_guess(y: Tensor, size: int | None) -> Tensor:
     """By salient edges, on an array that grows until the rim of the estimate is empty, unless its size is given."""
-    limit = largest_kernel(y.shape)
+    limit = kernels.largest(y.shape)
     for candidate in SIZES if size is None else (size,):
         kernel = first_kernel(y, min(candidate, limit))
         if candidate >= limit or not touches_rim(kernel):
@@ -97,12 +98,12 @@ def learned_guesses(
     given: Callable[[Tensor, float], Denoiser], y: Tensor, sigma: float, size: int | None
 ) -> Iterator[Tensor]:
     """By the conditioned prior, which knows kernels up to 63 pixels: and of the photo at half its size, up to 125."""
-    limit, known = min(size or SIZES[-1], largest_kernel(y.shape)), kernels.PRIOR_SIZE - 1
+    limit, known = min(size or SIZES[-1], kernels.largest(y.shape)), kernels.PRIOR_SIZE - 1
     for scale in (1, 2):
         small = F.avg_pool2d(y, scale)
         if min(small.shape[-2:]) < SMALLEST_PHOTO or (scale > 1 and limit <= known):
             break
-        guess = learned_kernel(given(small, sigma / scale), y.device, min(known, largest_kernel(small.shape)))
+        guess = learned_kernel(given(small, sigma / scale), y.device, min(known, kernels.largest(small.shape)))
         if scale > 1:
             guess = kernels.resized(guess, scale * guess.shape[-1] - 1, scale)
             if kernels.trimmed(guess, 0).shape[-1] <= known:
@@ -113,8 +114,3 @@ def learned_guesses(
 def touches_rim(kernel: Tensor) -> bool:
     """Whether a (K, K) kernel reaches the edge of its array, so that there may be more of it."""
     return float(kernel[RIM:-RIM, RIM:-RIM].sum()) < 0.999
-
-
-def largest_kernel(shape: Sequence[int]) -> int:
-    """The largest odd kernel that leaves half of the shorter side of a photo (..., H, W) to look at."""
-    return min(shape[-2:]) // 2 // 2 * 2 + 1

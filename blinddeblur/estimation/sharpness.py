@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+NO_BLUR = 0.8  # of the mass of a kernel in one pixel, from which on it is none
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # rows and columns from a pixel to its neighbour
 RIM = 4  # pixels at the edge that are left out
 STEEPEST = 0.97  # share of the pixels that are no edges

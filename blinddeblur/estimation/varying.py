@@ -55,6 +55,8 @@ def estimate(
     sigma: float,
     generator: torch.Generator | None = None,
     callback: Callable[[int, int], None] = lambda done, total: None,
+    least_gain: float = LEAST_GAIN,
+    most_loss: float = MOST_LOSS,
 ) -> tuple[Estimate, KernelMap | None]:
     """The kernels of a photo whose camera turned; the single one and None where nothing says that it did.
 
@@ -67,6 +69,8 @@ def estimate(
         sigma: standard deviation of the noise of the regions.
         generator: of the injected noise, on the CPU.
         callback: told of parts of the work done and in all.
+        least_gain: share of the disagreement of kernels that turning has to explain.
+        most_loss: of evidence, for a pixel, that the kernels may cost.
 
     Returns:
         what speaks for the answer, its kernel still the single one, and the map.
@@ -82,7 +86,7 @@ def estimate(
             guesses.append(kernels.fitted(guess, SIZE))
             seen.append(index)
     turns = torch.linspace(-1, 1, TURNS, device=device) * FARTHEST / (math.hypot(*frame) / 2)
-    if len(guesses) < LEAST_GUESSES or gain_by_turning(torch.stack(guesses), places[seen], turns) < LEAST_GAIN:
+    if len(guesses) < LEAST_GUESSES or gain_by_turning(torch.stack(guesses), places[seen], turns) < least_gain:
         return single, None
     start = consensus(torch.stack(guesses), places[seen], turns)
 
@@ -97,7 +101,7 @@ def estimate(
         for choice in ([(i, local[i]) for i in judged], [(i, single.kernel) for i in judged])
     )
     gain = mean(e.evidence for e in ours) - mean(e.evidence for e in theirs)
-    if gain < -MOST_LOSS:
+    if gain < -most_loss:
         return single, None
     return Estimate(single.kernel, single.evidence + gain, mean(e.confidence for e in ours)), mapped(poses, frame)
 

@@ -3,6 +3,8 @@
 A kernel is odd and square, not negative, sums to 1, and has its centre of mass at its middle pixel.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -12,6 +14,11 @@ from torch.nn import functional as F
 from blinddeblur.errors import EstimationError
 
 PRIOR_SIZE = 64  # side of the arrays a kernel prior knows; the middle of a kernel lies at index 32
+
+
+def largest(shape: Sequence[int]) -> int:
+    """The largest odd kernel that leaves half of the shorter side of a photo (..., H, W) to look at."""
+    return min(shape[-2:]) // 2 // 2 * 2 + 1
 
 
 def normalise(kernel: Tensor) -> Tensor:

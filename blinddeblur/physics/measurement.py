@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from blinddeblur.estimation.noise import CLIPPED
+CLIPPED = (1.5 / 255, 253.5 / 255)  # pixels outside have lost their noise
 
 # sRGB (IEC 61966-2-1): light is x / 12.92 up to the KNEE, ((x + 0.055) / 1.055)^2.4 above.
 KNEE = 0.04045

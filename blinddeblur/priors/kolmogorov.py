@@ -18,6 +18,9 @@ KOLMOGOROV = 0.0229  # of the phase spectrum, 0.0229 r0^(-5/3) f^(-11/3) rad^2 (
 OUTER_SCALE = 20  # in correlation lengths: 2 m behind an aperture of 10 cm, an order found near the ground
 MARGIN = 2  # outer scales around a window; correlations fall as exp(-2 pi r / L), to 1e-5 of the variance there
 LARGEST_TORUS = 8192  # side in pixels; one array of its spectrum then takes 270 MB
+CORRELATION_LENGTH = 16.0  # pixels, where nothing else is known of the aperture
+TYPICAL_STRENGTH = 2.0  # D / r0 of tilts of 1.2 pixels (root mean square), about those of the paper
+NETWORK_UNIT = 2.5  # pixels that are 1 to a network of tilts: where the fields of the paper end
 RANGE = 4  # standard deviations at the ends of [-1, 1], the scale of the paper: 6 values in 100,000 lie outside
 
 

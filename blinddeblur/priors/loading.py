@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from blinddeblur.devices import half_is_faster
 from blinddeblur.errors import EstimationError, UsageError, WeightsError
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.conditioned import SIDE, ConditionedKernelUNet, KernelGivenPhoto
@@ -121,14 +121,21 @@ class Prior:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.half)
 
 
-def load_prior(name: str = "photo", device: str | torch.device = "cpu") -> Prior:
+def load_prior(name: str = "photo", device: str | torch.device = "cpu", kind: str | None = None) -> Prior:
     """A prior of weights.toml, or of the folder that a training wrote, ready to use.
 
+    Args:
+        name: in weights.toml, or the folder.
+        device: to put it on.
+        kind: that it has to be of, "image", "kernel" or "tilt"; None for any.
+
     Raises:
-        UsageError: no prior has this name.
+        UsageError: no prior has this name, or it is of another kind.
         WeightsError: its weights are not there (the message names the command that fetches them), or damaged.
     """
     entry = weights.find(name)
+    if kind not in (None, entry.kind):
+        raise UsageError(f"{name} is a prior of kind {entry.kind}; here one of kind {kind} is needed.")
     network = build(entry)
     load_strictly(
         network.network if isinstance(network, GuidedDiffusion) else network, weights.load_state(entry), entry.name
@@ -137,14 +144,6 @@ def load_prior(name: str = "photo", device: str | torch.device = "cpu") -> Prior
     image_size = None if isinstance(network, CompactUNet) else network.image_size
     half = not isinstance(network, GuidedDiffusion) and half_is_faster(torch.device(device))
     return Prior(entry.name, entry.kind, weights.checksum(entry), network, network.channels, image_size, half)
-
-
-def half_is_faster(device: torch.device) -> bool:
-    """Whether convolutions run faster in bfloat16 there: GPUs of CUDA, and CPUs with instructions for it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # young in torch
-    return device.type == "cpu" and any(capabilities.get(unit, False) for unit in ("amx_bf16", "avx512_bf16"))
 
 
 def build(entry: weights.Entry) -> Network:

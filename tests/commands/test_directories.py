@@ -35,8 +35,8 @@ def run(*arguments: str | Path, given: bytes | None = None) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments], input=given)
 
 
-def make(path: str, side: int = 36, seed: int = 0, **kind: object) -> Path:
-    _, y = blurred(side, side + 4, 3, streak(5, 3), sigma=0.002, seed=seed)
+def make(path: str, side: int = 36, seed: int = 0, width: int | None = None, **kind: object) -> Path:
+    _, y = blurred(side, width or side + 4, 3, streak(5, 3), sigma=0.002, seed=seed)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     photo.write(photo.Photo(y, **kind), Path(path))
     return Path(path)
@@ -261,13 +261,12 @@ def test_crop_compare_and_preview() -> None:
         assert "crop" in outcome.stderr
 
 
-def test_the_preview_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    make("a.png", side=90)
-    monkeypatch.setattr("blinddeblur.commands.restore_photos.PREVIEW_SIDE", 64)
+def test_the_preview_comes_first() -> None:
+    make("a.png", side=40, width=600)
     result = run("restore", "a.png", "--preview", *QUICK)
     assert result.exit_code == 0, result.output
     with Image.open("a.preview.jpg") as picture:
-        assert max(picture.size) == 64
+        assert max(picture.size) == 512
 
 
 def test_larger_photos_are_refused_on_request() -> None:

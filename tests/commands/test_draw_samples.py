@@ -11,9 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from blinddeblur.cli import app
-from blinddeblur.engine.scene import BLINDDPS_STRENGTH, CORRELATION_LENGTH
 from blinddeblur.files import photo
-from blinddeblur.priors.kolmogorov import KolmogorovTilt
+from blinddeblur.priors.kolmogorov import CORRELATION_LENGTH, TYPICAL_STRENGTH, KolmogorovTilt
 
 QUICK = ["--steps", "2", "--device", "cpu"]
 FILES = {
@@ -63,7 +62,7 @@ def test_kernels_are_kernels_that_restore_takes() -> None:
 
 
 def test_tilts_have_the_strength_of_their_prior() -> None:
-    number, lag, prior = 8, 8, KolmogorovTilt(BLINDDPS_STRENGTH, CORRELATION_LENGTH)
+    number, lag, prior = 8, 8, KolmogorovTilt(TYPICAL_STRENGTH, CORRELATION_LENGTH)
     result = run("tilt", "-o", "out", "--number", str(number), "--size", "32")
     assert result.exit_code == 0, result.output
     fields = []

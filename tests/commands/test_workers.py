@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from blinddeblur.commands.workers import LOST, engines, run
+from blinddeblur.commands.restore_photos import engines
+from blinddeblur.commands.workers import LOST, run
 from blinddeblur.errors import EstimationError, PhotoError, WeightsError
 from blinddeblur.settings import Settings
 
@@ -171,7 +172,7 @@ PARENT = """
 import sys
 from pathlib import Path
 from functools import partial
-from blinddeblur.workers import run
+from blinddeblur.commands.workers import run
 from test_workers import write_slowly
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ import torch
 from scenes import agreement, blurred, psnr, streak
 
 import blinddeblur
-from blinddeblur.engine.pipeline import Engine, informative_crop
+from blinddeblur.engine.crops import informative_crop
+from blinddeblur.engine.pipeline import Engine
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError
 from blinddeblur.estimation.first_kernel import first_kernel
-from blinddeblur.samplers.schedule import Step
-from blinddeblur.settings import KERNEL_PRIORS, Settings
+from blinddeblur.progress import Step
+from blinddeblur.settings import CHOICES, Settings
 from blinddeblur.tiles import Tile
 
 
@@ -59,11 +60,10 @@ def test_same_seed_same_bytes_other_seed_other_bytes() -> None:
     assert not np.array_equal(first.kernel, other.kernel)
 
 
-def test_tiles_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_leave_no_seams() -> None:
     _, y = blurred(150, 200, 1, streak())
     whole = blinddeblur.restore(y, kernel=streak(), device="cpu")
-    monkeypatch.setattr("blinddeblur.engine.pipeline.TILE_SIDE", 100)
-    tiled = blinddeblur.restore(y, kernel=streak(), device="cpu")
+    tiled = blinddeblur.restore(y, kernel=streak(), tile=100, device="cpu")
     assert psnr(tiled.image, whole.image, border=1) > 40
 
 
@@ -99,7 +99,7 @@ def test_blinddps_takes_other_kernel_priors() -> None:
     """The paper's ablation: a kernel of which nothing is known moves down the gradient, and starts flat."""
     _, y = blurred(64, 70, 1, streak(9, 5))
     found, first = {}, {}
-    for name in KERNEL_PRIORS:
+    for name in CHOICES["kernel_prior"]:
         seen: list[Step] = []
         engine = Engine(Settings(method="blinddps", kernel_prior=name, steps=10, kernel_size=9, device="cpu"))
         found[name] = engine.restore(y, callback=seen.append)

@@ -13,13 +13,14 @@ from safetensors.torch import save_file
 from scenes import agreement, blurred, psnr, sharp, streak, turbulent
 
 from blinddeblur.engine.pipeline import Engine
-from blinddeblur.engine.scene import SequenceResult, TurbulenceEngine, stabilised
+from blinddeblur.engine.result import SequenceResult
+from blinddeblur.engine.scene import TurbulenceEngine, stabilised
 from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError, WeightsError
 from blinddeblur.physics.tilt import enlarged, warp
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.guided_diffusion import GuidedDiffusionUNet
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
-from blinddeblur.samplers.schedule import Step
+from blinddeblur.progress import Step
 from blinddeblur.settings import SequenceSettings, Settings
 from blinddeblur.weights import store as weights
 
@@ -165,10 +166,8 @@ def test_the_callback_sees_the_way_from_the_first_frame_to_the_result(light: str
     np.testing.assert_allclose(end.kernel, result.kernel)
 
 
-def test_the_blur_of_large_frames_is_found_on_the_part_that_tells_most(
-    monkeypatch: pytest.MonkeyPatch, engine: TurbulenceEngine
-) -> None:
-    monkeypatch.setattr("blinddeblur.engine.scene.ESTIMATION_SIDE", 64)
+def test_the_blur_of_large_frames_is_found_on_the_part_that_tells_most(engine: TurbulenceEngine) -> None:
+    engine = dataclasses.replace(engine, estimation_side=64)
     seen, own = turbulent(4, 71, 150, seed=1)
     frames = [np.where(np.arange(150)[None, :, None] < 60, np.float32(0.5), frame) for frame in seen.frames]
     steps: list[Step] = []

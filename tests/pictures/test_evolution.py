@@ -7,7 +7,7 @@ from scenes import blurred, decoded, streak
 
 from blinddeblur.engine.pipeline import Engine
 from blinddeblur.pictures.evolution import Recording
-from blinddeblur.samplers.schedule import Step
+from blinddeblur.progress import Step
 from blinddeblur.settings import Settings
 
 
@@ -49,11 +49,10 @@ def test_large_pictures_and_kernels_are_shrunk(height: int, width: int) -> None:
     assert (film[:, :, 480:] == 255).all()
 
 
-def test_a_large_photo_is_shown_where_its_kernel_was_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blinddeblur.engine.pipeline.ESTIMATION_SIDE", 64)
+def test_a_large_photo_is_shown_where_its_kernel_was_estimated() -> None:
     _, y = blurred(96, 150, 3, streak(9, 5))
     seen: list[Step] = []
-    result = Engine(Settings(steps=2, kernel_size=9, device="cpu")).restore(y, callback=seen.append)
+    result = Engine(Settings(steps=2, kernel_size=9, device="cpu"), estimation_side=64).restore(y, callback=seen.append)
     assert [(step.index, step.total) for step in seen] == [(-1, 2), (0, 2), (1, 2), (2, 2)]
     start, end = (seen[i].image[0].permute(1, 2, 0).numpy() for i in (0, -1))
     assert start.shape == end.shape == (64, 64, 3)
@@ -63,10 +62,9 @@ def test_a_large_photo_is_shown_where_its_kernel_was_estimated(monkeypatch: pyte
     assert np.array_equal(seen[-1].kernel.numpy(), result.kernel)
 
 
-def test_blinddps_shows_the_whole_photo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blinddeblur.engine.pipeline.BLINDDPS_SIDE", 40)
-    _, y = blurred(40, 70, 1, streak(9, 5))
+def test_blinddps_shows_the_whole_photo() -> None:
+    _, y = blurred(64, 90, 1, streak(9, 5))
     seen: list[Step] = []
-    Engine(Settings(method="blinddps", steps=2, kernel_size=9, device="cpu")).restore(y, callback=seen.append)
-    assert [step.image.shape[-2:] for step in seen] == [(40, 70)] * 4
+    Engine(Settings(method="blinddps", steps=2, kernel_size=9, tile=64, device="cpu")).restore(y, callback=seen.append)
+    assert [step.image.shape[-2:] for step in seen] == [(64, 90)] * 4
     assert seen[0].kernel.sum() == 0  # none is known at the start

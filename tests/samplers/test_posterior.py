@@ -105,12 +105,11 @@ def test_same_seed_same_samples_and_more_samples_begin_with_the_same() -> None:
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_tiles_do_not_show_in_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_do_not_show_in_samples() -> None:
     kernel = streak(9, 5)
     _, y = blurred(70, 110, 1, kernel)
     whole = blinddeblur.restore(y, kernel=kernel, samples=2, device="cpu")
-    monkeypatch.setattr("blinddeblur.engine.pipeline.TILE_SIDE", 80)
-    tiled = blinddeblur.restore(y, kernel=kernel, samples=2, device="cpu")
+    tiled = blinddeblur.restore(y, kernel=kernel, samples=2, tile=80, device="cpu")
     assert psnr(tiled.samples[0], whole.samples[0], border=1) > psnr(whole.samples[1], whole.samples[0], border=1) + 6
 
 

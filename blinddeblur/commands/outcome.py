@@ -1,0 +1,197 @@
+"""What became of a photo or of a sequence: one record from the work to the words, the JSON and the report."""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from blinddeblur.errors import BlindDeblurError
+
+if TYPE_CHECKING:
+    from blinddeblur.engine.result import Restored
+
+FAILED = 1  # exit code
+VISIBLE = 0.01  # of a kernel's maximum: less is not counted as its extent
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What --json says of a restoration, by the names of the attributes; null for what there is not.
+
+    Attributes:
+        input, restored: the files before and after.
+        kernel_preview, kernel: the picture and the array of the kernel.
+        recording: the animation.
+        seconds, sigma, residual, sharp, warnings, seed, method, steps, prior: as in the engine's result.
+        prior_sha256: of the weights of the prior.
+        kernel_size: side of the kernel's array.
+        kernel_extent: rows and columns of the part of the kernel that is visible.
+    """
+
+    input: Path
+    restored: Path
+    kernel_preview: Path
+    kernel: Path
+    recording: Path | None
+    seconds: float
+    sigma: float
+    residual: float
+    sharp: bool
+    warnings: tuple[str, ...]
+    seed: int
+    method: str
+    steps: int
+    prior: str
+    prior_sha256: str | None
+    kernel_size: int
+    kernel_extent: tuple[int, int]
+
+    @property
+    def sentence(self) -> str:
+        """What is said in any case."""
+        return f"{self.input} -> {self.restored} ({self.seconds:.1f} s)"
+
+    @property
+    def details(self) -> str:
+        """What --verbose adds."""
+        rows, columns = self.kernel_extent
+        kernel = f"kernel {rows}x{columns} px, residual {255 * self.residual:.2f}/255"
+        return ", ".join([f"  noise {255 * self.sigma:.2f}/255", kernel])
+
+    def facts(self) -> dict[str, Any]:
+        """What --json says."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class PhotoOutcome(Outcome):
+    """What --json says of a photo.
+
+    Attributes:
+        comparison: the picture of before, after and kernel.
+        kernel_map: the picture of the kernels of all places.
+        varying: whether the blur varies over the photo.
+        confidence, kernel_prior: as in the engine's Result.
+        samples: their files.
+        uncertainty_preview, uncertainty: the picture and the array of how far each pixel can be trusted.
+        mean_uncertainty: over all pixels.
+    """
+
+    comparison: Path | None
+    kernel_map: Path | None
+    varying: bool
+    confidence: float | None
+    kernel_prior: str | None
+    samples: tuple[Path, ...] | None = None
+    uncertainty_preview: Path | None = None
+    uncertainty: Path | None = None
+    mean_uncertainty: float | None = None
+
+    @property
+    def details(self) -> str:
+        """What --verbose adds."""
+        parts = [super().details]
+        if self.mean_uncertainty is not None:
+            parts.append(f"uncertainty {255 * self.mean_uncertainty:.2f}/255")
+        if self.varying:
+            parts.append("blur that varies")
+        if self.confidence is not None:
+            parts.append(f"confidence {self.confidence:.2f}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class SequenceOutcome(Outcome):
+    """What --json says of a sequence.
+
+    Attributes:
+        tilt_preview, tilt: the picture and the fields of how far each frame is displaced where.
+        stabilised: the film without tilt.
+        frames: how many were read.
+        left_out: why the others were not, by their names.
+        weights: how much each frame counts.
+        tilt_rms, tilt_largest: root mean square and maximum of all displacements, in pixels.
+    """
+
+    tilt_preview: Path
+    tilt: Path
+    stabilised: Path | None
+    frames: int
+    left_out: dict[str, str]
+    weights: tuple[float, ...]
+    tilt_rms: float
+    tilt_largest: float
+
+    @property
+    def sentence(self) -> str:
+        """What is said in any case."""
+        number = f"{self.frames} frame{'s' if self.frames > 1 else ''}"
+        return f"{self.input} -> {self.restored} ({number}, {self.seconds:.1f} s)"
+
+    @property
+    def details(self) -> str:
+        """What --verbose adds."""
+        return f"{super().details}, tilt {self.tilt_rms:.2f} px"
+
+
+def told(result: "Restored") -> dict[str, Any]:
+    """The attributes of an outcome that follow from what the engine found."""
+    visible = result.kernel > VISIBLE * result.kernel.max()
+    places = [visible.any(axis=axis).nonzero()[0] for axis in (1, 0)]
+    return {
+        "seconds": round(result.seconds, 3),
+        "sigma": result.sigma,
+        "residual": result.residual,
+        "sharp": result.sharp,
+        "warnings": result.warnings,
+        "seed": result.seed,
+        "method": result.method,
+        "steps": result.steps,
+        "prior": result.prior,
+        "prior_sha256": result.checksum,
+        "kernel_size": len(result.kernel),
+        "kernel_extent": tuple(int(used[-1] - used[0] + 1) for used in places),
+    }
+
+
+def attempt(function: Callable[..., T], *arguments: Any) -> T | Exception:
+    """What the function returns or raises, as a value that can be pickled."""
+    try:
+        return function(*arguments)
+    except BlindDeblurError as error:
+        return error
+    except Exception:
+        return RuntimeError(traceback.format_exc())
+
+
+def reason(source: Path, error: Exception, *, verbose: bool) -> str:
+    """Why a photo could not be restored: a sentence that names it.
+
+    Args:
+        source: the photo.
+        error: as `attempt` returned it.
+        verbose: whether an error that is none of the photo's comes with its traceback.
+    """
+    if isinstance(error, BlindDeblurError):
+        sentence = str(error)
+    else:
+        last = str(error).strip().splitlines()[-1]
+        sentence = f"An error that is none of the photo's: {last}. Please report it."
+        if verbose:
+            sentence += f"\n{error}"
+    return sentence if str(source) in sentence else f"{source}: {sentence}"
+
+
+def exit_code(error: Exception) -> int:
+    """Of a command whose only work failed like this."""
+    return error.exit_code if isinstance(error, BlindDeblurError) else FAILED
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, also those in a list."""
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,53 @@
+"""What should be looked at before a result is trusted, in sentences."""
+
+from torch import Tensor
+
+from blinddeblur.estimation.judging import Estimate
+from blinddeblur.estimation.search import touches_rim
+from blinddeblur.samplers.restoration import model_error
+
+DOUBTFUL = 0.6  # confidence below which seven kernels in ten agree with the truth by less than .7
+MISFIT = 1.5  # residual, over what a true kernel leaves at most, above which one kernel does not explain the photo
+UNLIKE = (3.0, 0.04)  # how often what is usual, and how far at least, a frame differs that is named as unlike the rest
+
+
+def of_photo(estimate: Estimate | None, sharp: bool, residual: float, sigma: float) -> tuple[str, ...]:
+    """What there is to be said of a photo; see engine.result.Result. Without an estimate nothing was guessed."""
+    if sharp:
+        return (
+            "This photo is sharp already and is left as it is. If it is not, or only its subject moved, give a "
+            "--kernel-size to deblur it all the same.",
+        )
+    if estimate is None:
+        return ()
+    doubts = []
+    if estimate.confidence < DOUBTFUL:
+        doubts.append(
+            f"The blur could not be made out clearly (confidence {estimate.confidence:.2f}), so little of it was taken "
+            "away. Look at the kernel; another --kernel-size may help."
+        )
+    if touches_rim(estimate.kernel):
+        doubts.append(
+            f"The blur reaches the edge of the {len(estimate.kernel)} pixels it was looked for in and may be longer. "
+            "Give a larger --kernel-size, up to 127."
+        )
+    if residual > MISFIT * model_error(sigma):
+        doubts.append(
+            f"The result, blurred again, differs from the photo by {255 * residual:.1f}/255, more than by its noise of "
+            f"{255 * sigma:.1f}/255: the blur may vary over the frame, or something moved by itself."
+        )
+    return tuple(doubts)
+
+
+def of_frames(misfits: Tensor, sharp: bool) -> tuple[str, ...]:
+    """What there is to be said of frames that differ from the scene by so much, (N,)."""
+    if sharp and len(misfits) == 1:
+        return ("This frame is sharp already and is left as it is. Give a --kernel to deblur it all the same.",)
+    usual = float(misfits.median())
+    unlike = [i for i, misfit in enumerate(misfits.tolist()) if misfit > max(UNLIKE[0] * usual, UNLIKE[1])]
+    if not unlike:
+        return ()
+    which = f"Frame {unlike[0]} is" if len(unlike) == 1 else f"Frames {', '.join(map(str, unlike))} are"
+    return (
+        f"{which} hardly like the others (counted from 0). If the scene or the light is another there, leave them out.",
+    )

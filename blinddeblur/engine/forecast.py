@@ -1,0 +1,39 @@
+"""How long a restoration takes on this machine, by a quick look at it."""
+
+import time
+
+import torch
+
+from blinddeblur.priors.loading import Prior
+from blinddeblur.samplers import restoration
+from blinddeblur.settings import DEFAULT_METHOD, Settings
+
+UNIT = 256  # pixels of a square that the network is timed on
+KERNEL_COST = 80  # of the estimate of the kernel over such a square, in evaluations of the network there
+
+
+def seconds(
+    prior: Prior, settings: Settings, device: torch.device, height: int, width: int, estimation_side: int
+) -> float:
+    """Roughly how long a photo of that size takes.
+
+    Args:
+        prior: of the image.
+        settings: of the restoration.
+        device: that the prior is on, and that would do the work.
+        height, width: of the photo, in pixels.
+        estimation_side: of the part of it that the kernel is estimated on.
+    """
+    x = torch.full((1, prior.channels, UNIT, UNIT), 0.5, device=device)
+    with torch.inference_mode():
+        prior.denoise(x, 0.1)  # the first time, memory has to be found
+        start = time.monotonic()
+        float(prior.denoise(x, 0.1).sum())  # waits for a GPU
+    evaluation = time.monotonic() - start
+    method, area = settings.record, height * width / UNIT**2
+    steps = restoration.STEPS if method.refines else settings.effective_steps
+    work = method.cost * steps * area * (1 + 2 * settings.samples)
+    if settings.kernel is None and not method.joint:
+        estimates = settings.kernel_steps / DEFAULT_METHOD.steps * (1 + settings.samples / 4)
+        work += KERNEL_COST * estimates * min(area, (estimation_side / UNIT) ** 2)
+    return evaluation * work
