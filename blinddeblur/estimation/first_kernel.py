@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blinddeblur.physics import kernels
-from blinddeblur.physics.convolution import conjugate_gradient, fast_shape
+from blinddeblur.solvers import conjugate_gradient, fast_shape
 
 # What the image is scaled to, so that the weights below suit every contrast: whichever comes first, as a page of text
 # has steep edges and yet a small deviation.

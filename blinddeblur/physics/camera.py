@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from blinddeblur.physics import kernels
-from blinddeblur.physics.convolution import fast_shape
+from blinddeblur.solvers import fast_shape
 
 ROUNDS = 4  # of fitting the poses and of shifting the kernels, whose places nobody knows, onto the fit
 ITERATIONS = 25  # of each fit

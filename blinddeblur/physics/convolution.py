@@ -6,13 +6,14 @@ unseen border, neither zeros nor a circular wrap. Fourier transforms do the work
 wrap reaches makes them exact.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from blinddeblur.solvers import fast_shape
 
 
 class Convolution:
@@ -156,59 +157,8 @@ def extend(y: Tensor, radius: int) -> Tensor:
     return F.pad(y, (radius, radius, radius, radius), mode="replicate")
 
 
-def conjugate_gradient(
-    normal: Callable[[Tensor], Tensor],
-    right: Tensor,
-    start: Tensor,
-    iterations: int,
-    inverse: Callable[[Tensor], Tensor] = lambda residual: residual,
-) -> Tensor:
-    """Approximate solution of normal(x) = right for a symmetric positive definite map, from `start`.
-
-    The first dimension counts separate problems: each has step sizes of its own. `inverse` is an approximate inverse
-    of the map, symmetric and positive definite too, that makes it converge faster (preconditioning).
-    """
-    dimensions = tuple(range(1, start.ndim))
-
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(dim=dimensions, keepdim=True)
-
-    x = start
-    residual = right - normal(x)
-    direction = better = inverse(residual)
-    power = dot(residual, better)
-    floor = torch.finfo(start.dtype).tiny
-    for _ in range(iterations):
-        image = normal(direction)
-        step = power / dot(direction, image).clamp_min(floor)
-        x = x + step * direction
-        residual = residual - step * image
-        better = inverse(residual)
-        previous, power = power, dot(residual, better)
-        direction = better + power / previous.clamp_min(floor) * direction
-    return x
-
-
 def gradients(x: Tensor) -> Tensor:
     """Forward differences along columns and rows as further images: (B, C, H, W) -> (2 B, C, H - 1, W - 1)."""
     horizontal = x[..., :-1, 1:] - x[..., :-1, :-1]
     vertical = x[..., 1:, :-1] - x[..., :-1, :-1]
     return torch.cat([horizontal, vertical])
-
-
-def fast_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    """The smallest sizes from here upward that Fourier transforms are fast at."""
-    return fast_length(shape[0]), fast_length(shape[1])
-
-
-def fast_length(length: int) -> int:
-    """The smallest even number from `length` upward without prime factors above 5."""
-    length += length % 2
-    while True:
-        rest = length
-        for factor in (2, 3, 5):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return length
-        length += 2

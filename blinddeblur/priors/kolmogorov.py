@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from blinddeblur.errors import EstimationError, UsageError
-from blinddeblur.priors.window import Window, odd_length, torus_of
+from blinddeblur.priors.window import Window, torus_of
+from blinddeblur.solvers import fast_shape
 
 KOLMOGOROV = 0.0229  # of the phase spectrum, 0.0229 r0^(-5/3) f^(-11/3) rad^2 (Noll 1976)
 OUTER_SCALE = 20  # in correlation lengths: 2 m behind an aperture of 10 cm, an order found near the ground
@@ -183,8 +184,7 @@ class KolmogorovTilt:
                 f"A tilt of outer scale {self.reach:g} px on {height} x {width} px takes too much memory. "
                 "Give a smaller outer_scale or correlation_length."
             )
-        least = torus_of(height, width)
-        return max(odd_length(height + margin), least[0]), max(odd_length(width + margin), least[1])
+        return fast_shape((height + max(margin, height - 1), width + max(margin, width - 1)), odd=True)
 
 
 @lru_cache(maxsize=4)

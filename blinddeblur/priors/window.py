@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blinddeblur.solvers import conjugate_gradient, fast_length, fast_shape
+
 POLYNOMIALS = 48  # along a side, solved for directly; 32 take half as many iterations again
 ITERATIONS = 200  # 2 to 20 are usual; only noise well under a hundredth of a pixel comes near
 SMALLEST_SIGMA = 1e-6  # pixels, so that nothing is divided by zero
@@ -68,27 +70,15 @@ class Window:
             z = (residual - self.wiener(residual, variance)) / variance
             return z - self.coarse(normal(z), variance)
 
-        # From here on the residual has no part in Z, which the method needs.
-        z = self.coarse(x, variance)
-        z = z + precondition(x - normal(z))
-        residual = x - normal(z)
-        direction, power = torch.zeros_like(x), torch.ones_like(variance)
-        running = torch.ones_like(variance, dtype=torch.bool)
-        tiny = torch.finfo(x.dtype).tiny
-        for _ in range(ITERATIONS):
-            preconditioned = precondition(residual)
-            previous, power = power, _dot(residual, preconditioned)
-            direction = preconditioned + power / previous.clamp_min(tiny) * direction
-            image = normal(direction)
-            step = torch.where(running, power / _dot(direction, image).clamp_min(tiny), 0)
-            z, residual = z + step * direction, residual - step * image
-            mean = x - variance * z
-            # The iteration took step * power off the squared error of z in the norm of C + sigma^2 (Hestenes and
-            # Stiefel 1952), which is at least sigma^2 times the plain one. Where that is little, little is left.
-            running = running & (variance * step * power > self.tolerance**2 * _dot(mean, mean))
-            if not running.any():
-                break
-        return mean
+        def done(z: Tensor, gain: Tensor) -> Tensor:
+            # The squared error in the norm of C + sigma^2 is at least sigma^2 times the plain one. Where a step takes
+            # little off it, little is left.
+            size = (x - variance * z).square().sum(dim=(1, 2, 3), keepdim=True)
+            return variance * gain <= self.tolerance**2 * size
+
+        start = self.coarse(x, variance)
+        start = start + precondition(x - normal(start))  # the residual has no part in Z now, which the method needs
+        return x - variance * conjugate_gradient(normal, x, start, ITERATIONS, precondition, done)
 
     def covariance(self, z: Tensor) -> Tensor:
         """C z, exact: (B, 2, H, W) -> (B, 2, H, W)."""
@@ -153,20 +143,7 @@ class _PosteriorMean(torch.autograd.Function):
 
 def torus_of(height: int, width: int) -> tuple[int, int]:
     """Sides of a torus on which no two points of a window are nearer to each other the other way round."""
-    return odd_length(2 * height - 1), odd_length(2 * width - 1)
-
-
-def odd_length(length: int) -> int:
-    """The smallest length from here that transforms are fast at; odd, so that each frequency but 0 has its negative."""
-    length += 1 - length % 2
-    while True:
-        rest = length
-        for factor in (3, 5, 7):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return length
-        length += 2
+    return fast_shape((2 * height - 1, 2 * width - 1), odd=True)  # so that each frequency but 0 has its negative
 
 
 def _polynomials(length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,11 +169,6 @@ def _polynomials(length: int, device: torch.device) -> tuple[Tensor, Tensor, Ten
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     """sum_i a[i, m] b[i - lag, n] over every lag: two (2, length, N) -> (2, N N, 2 length - 1), lag 0 in the middle."""
     length = a.shape[1]
-    n = odd_length(2 * length - 1)
+    n = fast_length(2 * length - 1, odd=True)
     spectrum = torch.fft.rfft(a, n=n, dim=1)[..., None] * torch.fft.rfft(b, n=n, dim=1)[..., None, :].conj()
     return torch.fft.irfft(spectrum, n=n, dim=1).roll(length - 1, 1)[:, : 2 * length - 1].flatten(2).mT
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """(B, ...) -> (B, 1, 1, 1)."""
-    return (a * b).sum(dim=(1, 2, 3), keepdim=True)

@@ -7,8 +7,9 @@ in a few conjugate-gradient iterations because each starts from the prior's answ
 import torch
 from torch import Tensor
 
-from blinddeblur.physics.convolution import Blur, ConvolutionOfKernel, conjugate_gradient, convolution, gradients
+from blinddeblur.physics.convolution import Blur, ConvolutionOfKernel, convolution, gradients
 from blinddeblur.physics.measurement import Measurement
+from blinddeblur.solvers import conjugate_gradient
 
 IMAGE_ITERATIONS = 6  # the solution but for some 45 dB; without preconditioning, 12 came to 35
 KERNEL_ITERATIONS = 15

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blinddeblur.physics.convolution import conjugate_gradient
 from blinddeblur.physics.tilt import enlarged, warp, within
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
 from blinddeblur.priors.window import torus_of
+from blinddeblur.solvers import conjugate_gradient
 
 CELL = 4  # pixels
 ITERATIONS = 24  # of conjugate gradients; 12 leave an error of 0.26 px where 24 leave 0.23 and 60 leave 0.22

@@ -1,6 +1,5 @@
 """The measurement model: against a direct sum, and its adjoints against its forward maps."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,8 +8,6 @@ from blinddeblur.physics.convolution import (
     Convolution,
     ConvolutionOfKernel,
     blur,
-    conjugate_gradient,
-    fast_length,
     gradients,
 )
 
@@ -55,29 +52,6 @@ def test_each_image_of_a_batch_can_have_its_kernel() -> None:
         torch.testing.assert_close(both[i : i + 1], blur(x[i : i + 1], kernels[i, 0]))
 
 
-def test_conjugate_gradient_solves_each_problem_of_a_batch() -> None:
-    root = random(3, 8, 8)
-    matrix = root @ root.mT + torch.eye(8)
-    right = random(3, 8, seed=1)
-    solution = conjugate_gradient(lambda v: (matrix @ v[..., None])[..., 0], right, torch.zeros(3, 8).double(), 30)
-    torch.testing.assert_close(solution, torch.linalg.solve(matrix, right))
-
-
-def test_conjugate_gradient_stays_at_the_solution() -> None:
-    solution = conjugate_gradient(lambda v: 2 * v, torch.ones(1, 4), torch.full((1, 4), 0.5), 5)
-    assert solution.tolist() == [[0.5] * 4]
-
-
 def test_gradients_commute_with_blur() -> None:
     x, kernel = random(1, 1, 20, 23), random(5, 5, seed=1)
     torch.testing.assert_close(blur(gradients(x), kernel), gradients(blur(x, kernel)))
-
-
-@pytest.mark.parametrize(("length", "expected"), [(2, 2), (7, 8), (31, 32), (121, 128), (511, 512), (251, 256)])
-def test_fast_lengths(length: int, expected: int) -> None:
-    found = fast_length(length)
-    assert length <= found <= expected
-    for factor in (2, 3, 5):
-        while found % factor == 0:
-            found //= factor
-    assert found == 1
