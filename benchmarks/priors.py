@@ -22,8 +22,8 @@ from blinddeblur.estimation.first_kernel import first_kernel
 from blinddeblur.files.photo import EXTENSIONS
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
-from blinddeblur.samplers.schedule import Denoiser
-from blinddeblur.samplers.unconditional import noise_levels, sample
+from blinddeblur.samplers.schedule import Denoiser, curved
+from blinddeblur.samplers.unconditional import sample
 
 app = typer.Typer(help=__doc__, add_completion=False)
 
@@ -119,11 +119,11 @@ def pictures(
     clean = torch.cat([cropped(x, side) for x in read_photos(photos)[:number]])
     noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
     denoise = load_prior(image_prior).denoise
-    sampled = sample(denoise, noisy, noise_levels(sigma, 0.003, 60), generator)
+    sampled = sample(denoise, noisy, curved(sigma, 0.003, 60), generator)
     _write_grid(output / "priors.jpg", [clean, noisy, denoise(noisy, sigma), sampled])
     start = 10.0
     pure = start * torch.randn(48, 1, kernels.PRIOR_SIZE, kernels.PRIOR_SIZE, generator=generator)
-    drawn = sample(load_prior(kernel_prior).denoise, pure, noise_levels(start, 0.01, 40), generator)
+    drawn = sample(load_prior(kernel_prior).denoise, pure, curved(start, 0.01, 40), generator)
     drawn = drawn / drawn.amax(dim=(-2, -1), keepdim=True)
     _write_grid(output / "prior-kernels.png", list(drawn.split(12)))
 

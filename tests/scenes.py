@@ -1,17 +1,21 @@
 """Small blurred pictures whose truth is known."""
 
+import hashlib
 import io
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
+from safetensors.torch import save_file
 
 from blinddeblur.physics import measurement
 from blinddeblur.physics.atmosphere import SIZE, short_exposure_kernel
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.tilt import warp
+from blinddeblur.priors.guided_diffusion import GuidedDiffusionUNet
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
 from blinddeblur.training.random_kernels import exposed
 from blinddeblur.training.simulator import Sequence, kolmogorov_tilts, seen_through
@@ -114,3 +118,33 @@ def decoded(gif: bytes) -> tuple[NDArray[np.uint8], list[int]]:
         assert film.info["loop"] == 0
         frames = [(np.asarray(f.convert("RGB")), f.info["duration"]) for f in ImageSequence.Iterator(film)]
     return np.stack([pixels for pixels, _ in frames]), [duration for _, duration in frames]
+
+
+def guided(folder: Path, kind: str, channels: int) -> str:
+    """A small network for images of 64 x 64 pixels that takes nothing for noise."""
+    parameters = {"image_size": 64, "channels": channels, "width": 32, "residual_blocks": 1, "head_channels": 32}
+    network = GuidedDiffusionUNet(attention=[], **parameters)
+    return stored_prior(folder, kind, "guided-diffusion", network, parameters | {"attention": []})
+
+
+def stored_prior(
+    folder: Path, kind: str, architecture: str, network: torch.nn.Module, parameters: dict[str, object]
+) -> str:
+    """The folder of a prior, as a training writes it."""
+    file = folder / f"{kind}.safetensors"
+    save_file(network.state_dict(), file)
+    values = ", ".join(f"{name} = {value}" for name, value in parameters.items())
+    (folder / "weights.toml").write_text(
+        f'''[tiny-{kind}]
+kind = "{kind}"
+architecture = "{architecture}"
+parameters = {{ {values} }}
+file = "{file.name}"
+addresses = []
+sha256 = "{hashlib.sha256(file.read_bytes()).hexdigest()}"
+licence = "none"
+trained_on = "nothing"
+bundled = false
+'''
+    )
+    return str(folder)

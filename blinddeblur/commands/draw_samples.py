@@ -140,6 +140,7 @@ def _drawer(sampling: Sampling) -> Draw:
     from blinddeblur.priors.kolmogorov import CORRELATION_LENGTH, NETWORK_UNIT, TYPICAL_STRENGTH, KolmogorovTilt
     from blinddeblur.priors.loading import load_prior
     from blinddeblur.samplers import unconditional
+    from blinddeblur.samplers.schedule import curved
 
     device = find_device(sampling.device)
     kind, name, steps = sampling.kind, sampling.prior or PRIORS[sampling.kind], sampling.effective_steps
@@ -153,7 +154,7 @@ def _drawer(sampling: Sampling) -> Draw:
     if only is not None and sampling.size not in (None, only):
         raise UsageError(f"The prior {name} knows only arrays of {only} pixels. Leave out --size.")
     side = only or sampling.size or SIDE
-    sigmas = unconditional.noise_levels(*(KERNEL_LEVELS if kind == "kernel" else LEVELS), steps)
+    sigmas = curved(*(KERNEL_LEVELS if kind == "kernel" else LEVELS), steps)
 
     def draw(generator: "Generator", progress: Progress) -> "Tensor":
         x = sigmas[0] * torch.randn(1, prior.channels, side, side, generator=generator).to(device)

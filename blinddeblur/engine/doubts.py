@@ -4,7 +4,7 @@ from torch import Tensor
 
 from blinddeblur.estimation.judging import Estimate
 from blinddeblur.estimation.search import touches_rim
-from blinddeblur.samplers.restoration import model_error
+from blinddeblur.samplers.deblurring import model_error
 
 DOUBTFUL = 0.6  # confidence below which seven kernels in ten agree with the truth by less than .7
 MISFIT = 1.5  # residual, over what a true kernel leaves at most, above which one kernel does not explain the photo

@@ -21,20 +21,19 @@ from blinddeblur.engine.crops import asked_region, informative_crop, informative
 from blinddeblur.engine.known_kernel import checked_size, given_kernel, no_blur
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.engine.result import Result
-from blinddeblur.engine.tiled import Kernels, TiledRestoration, denoiser
+from blinddeblur.engine.tiled import TiledRestoration, denoiser
 from blinddeblur.estimation import search, varying
 from blinddeblur.estimation.judging import Estimate, residual
 from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.estimation.sharpness import NO_BLUR, is_sharp
 from blinddeblur.physics import kernels
+from blinddeblur.physics.convolution import Blur
 from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.priors.guided_diffusion import linear_alpha_bar
 from blinddeblur.priors.loading import load_prior
 from blinddeblur.progress import Progress, Step, unheard, unseen
 from blinddeblur.samplers import blinddps, fast, white_noise
-from blinddeblur.samplers.parallel import Diffusion
-from blinddeblur.samplers.schedule import Denoiser
+from blinddeblur.samplers.schedule import Denoiser, Diffusion
 from blinddeblur.settings import LARGEST_PRIOR_KERNEL, Settings
 from blinddeblur.tiles import Tile, grid
 
@@ -123,7 +122,7 @@ class Engine:
                 callback(Step(-1, 1, photo.whole(), found.kernel))
             elif settings.kernel is not None:
                 kernel = given_kernel(settings.kernel, photo)
-                restored, rest = self.tiled.restore(photo, kernel, sigma, progress, callback)
+                restored, rest = self.tiled.restore(photo, KernelMap.uniform(kernel), sigma, progress, callback)
                 found = _Found(restored, kernel, rest)
             else:
                 found = self._blindly(photo, sigma, progress, callback)
@@ -168,7 +167,7 @@ class Engine:
         if not found.sharp:
             estimate, kernel_map = self._kernel_map(photo, estimate, sigma, progress)
             noise = math.hypot(sigma, estimate.error)
-            restored, rest = self.tiled.restore(photo, kernel_map or found.kernel, noise, progress)
+            restored, rest = self.tiled.restore(photo, kernel_map or KernelMap.uniform(found.kernel), noise, progress)
             found = _Found(restored, found.kernel, rest, False, estimate, kernel_map)
         steps = self.settings.effective_steps
         callback(Step(steps, steps, found.restored.of(crop), found.kernel))
@@ -233,11 +232,11 @@ class Engine:
         if alone:
             _, crop, grey_sigma = self._estimation_crop(photo, sigma)
 
-        def kernels_of(index: int, report: Callable[[int], None]) -> Kernels:
+        def kernels_of(index: int, report: Callable[[int], None]) -> KernelMap:
             if not alone:
-                return found.varying or kernel
+                return found.varying or KernelMap.uniform(kernel)
             generator = torch.Generator().manual_seed(white_noise.seed(settings.seed, index))
-            _, refined = fast.sample(
+            refined = fast.estimate(
                 denoiser(self.prior),
                 crop,
                 kernel,
@@ -246,7 +245,8 @@ class Engine:
                 generator,
                 lambda step: report(step.index + 1),
             )
-            return kernels.aligned(refined, kernel)  # else the shift that nothing tells would count as uncertainty
+            # Aligned, since else the shift that nothing tells would count as uncertainty.
+            return KernelMap.uniform(kernels.aligned(refined, kernel))
 
         return uncertainty.draw_samples(
             self.tiled,
@@ -276,10 +276,10 @@ class Engine:
         image, kernel = blinddps.sample(
             self.prior.predict,
             self._kernel_diffusion(photo, sigma),
-            linear_alpha_bar(),
             y.expand(-1, self.prior.channels, -1, -1),
             kernel_size=size,
-            settings=blinddps.Settings(steps=steps),
+            steps=steps,
+            sparsity=settings.sparsity,
             tiles=grid(photo.height, photo.width, side, overlap=side // 4),
             tile_shape=None if fixed is None else (fixed, fixed),
             generator=torch.Generator().manual_seed(settings.seed),
@@ -288,7 +288,7 @@ class Engine:
         callback(Step(steps, steps, image, kernel))
         restored = photo.like()
         restored.write(0, image.mean(dim=1, keepdim=True) if photo.channels == 1 else image)
-        return _Found(restored, kernel, residual(restored.whole(), Measurement.of(y), kernel))
+        return _Found(restored, kernel, residual(restored.whole(), Measurement.of(y), Blur.uniform(kernel)))
 
     def _kernel_diffusion(self, photo: Pixels, sigma: float) -> Diffusion | None:
         """What the paper's method believes of the kernel; None for nothing."""

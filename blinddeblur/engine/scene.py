@@ -28,8 +28,8 @@ from blinddeblur.estimation.sharpness import NO_BLUR, is_sharp
 from blinddeblur.physics import kernels
 from blinddeblur.physics.atmosphere import SIZE, Blurs, round_blurs
 from blinddeblur.physics.convolution import blur, extend
+from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.tilt import warp
-from blinddeblur.priors.guided_diffusion import linear_alpha_bar
 from blinddeblur.priors.kolmogorov import CORRELATION_LENGTH, NETWORK_UNIT, TYPICAL_STRENGTH, KolmogorovTilt
 from blinddeblur.priors.loading import load_prior
 from blinddeblur.progress import Progress, Step, unheard, unseen
@@ -155,7 +155,9 @@ class TurbulenceEngine:
         restored, rest, sharp = still, 0.0, float(kernel.max()) > NO_BLUR
         if not sharp:
             left = sigma * float(weights.square().sum().sqrt())
-            deblurred, rest = TiledRestoration(self.prior, Settings()).restore(_pixels(still), kernel, left, progress)
+            deblurred, rest = TiledRestoration(self.prior, Settings()).restore(
+                _pixels(still), KernelMap.uniform(kernel), left, progress
+            )
             restored = deblurred.whole()
         callback(Step(steps, steps, part.of(restored), kernel))
         warnings = doubts.of_frames(unlike, sharp)
@@ -195,7 +197,7 @@ class TurbulenceEngine:
 
         callback(Step(-1, steps, part.of(seen[0]), torch.zeros_like(blurs.kernels[0])))
         cells = Tile(part.top // CELL, part.left // CELL, -(-part.height // CELL), -(-part.width // CELL))
-        kernel, better = refinement.sample(
+        kernel, better = refinement.estimate(
             denoiser(self.prior),
             Grey(seen, part),
             cells.of(tilts),
@@ -240,7 +242,6 @@ class TurbulenceEngine:
             self.prior.predict,
             self.kernel_prior.predict,
             self.tilt_prior.predict,
-            linear_alpha_bar(),
             y.expand(-1, self.prior.channels, -1, -1),
             size,
             self.tilt_unit,

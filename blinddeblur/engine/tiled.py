@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,14 +10,13 @@ from torch.nn import functional as F
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.errors import UsageError
 from blinddeblur.estimation.judging import residual
-from blinddeblur.physics.convolution import Blur, mean_kernel
+from blinddeblur.physics.convolution import Blur
 from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.priors.guided_diffusion import linear_alpha_bar
 from blinddeblur.priors.loading import Prior
 from blinddeblur.progress import Progress, Step, unheard, unseen
 from blinddeblur.samplers import ddnm, diffpir, dps, restoration
-from blinddeblur.samplers.parallel import clipped
+from blinddeblur.samplers.deblurring import Deblurring
 from blinddeblur.samplers.schedule import Denoiser
 from blinddeblur.settings import Settings
 from blinddeblur.tiles import Tile, Tiling, blend, grid
@@ -25,7 +24,12 @@ from blinddeblur.tiles import Tile, Tiling, blend, grid
 FADE = 32  # pixels over which neighbouring tiles fade into each other
 NETWORK_OVERLAP = 64  # pixels of neighbours, where a network of fixed size sees tiles
 
-Kernels = Tensor | KernelMap
+RESTORE: dict[str, Callable[[Deblurring], Tensor]] = {
+    "fast": restoration.restore,
+    "dps": dps.restore,
+    "ddnm": ddnm.restore,
+    "diffpir": diffpir.restore,
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class TiledRestoration:
     def restore(
         self,
         photo: Pixels,
-        kernels: Kernels,
+        kernels: KernelMap,
         sigma: float,
         progress: Progress = unheard,
         callback: Callable[[Step], None] = unseen,
@@ -65,7 +69,7 @@ class TiledRestoration:
         tiles = tiling.tiles(photo.height, photo.width)
         middle = tiles[len(tiles) // 2]
         total = restoration.STEPS if self.settings.record.refines else self.settings.effective_steps
-        callback(Step(-1, total, photo.of(middle), mean_kernel(of_tile(kernels, middle))))
+        callback(Step(-1, total, photo.of(middle), kernels.of(middle).mean))
 
         def work(index: int, tile: Tile) -> Tensor:
             def report(step: Step) -> None:
@@ -73,7 +77,7 @@ class TiledRestoration:
                 if tile == middle:
                     callback(step)
 
-            y, local = self.measurement(photo, tile), of_tile(kernels, tile)
+            y, local = self.measurement(photo, tile), kernels.of(tile)
             x = self._restored(y, local, sigma, (tile.top, tile.left), report)
             rests.append(residual(x, y, local) ** 2)
             return x
@@ -86,7 +90,7 @@ class TiledRestoration:
         """What the photo says under a tile."""
         return Measurement.of(photo.of(tile), self.settings.linear)
 
-    def tiling(self, kernels: Kernels, reach: int = 1) -> Tiling:
+    def tiling(self, kernels: KernelMap, reach: int = 1) -> Tiling:
         """Tiles that overlap by what their rims cannot know and by what fades from one into the next.
 
         Args:
@@ -96,7 +100,7 @@ class TiledRestoration:
         Raises:
             UsageError: the tiles that were asked for, or that the network knows, are too small for that.
         """
-        size = (kernels.kernels if isinstance(kernels, KernelMap) else kernels).shape[-1]
+        size = kernels.kernels.shape[-1]
         settings, rim = self.settings, reach * (size // 2)
         fade = FADE if settings.overlap is None else settings.overlap
         overlap = 2 * rim + fade
@@ -119,36 +123,13 @@ class TiledRestoration:
         return Tiling(side, overlap, rim)
 
     def _restored(
-        self, y: Measurement, kernel: Blur, sigma: float, place: tuple[int, int], callback: Callable[[Step], None]
+        self, y: Measurement, blur: Blur, sigma: float, place: tuple[int, int], callback: Callable[[Step], None]
     ) -> Tensor:
         """A tile, by the method that was chosen."""
         settings = self.settings
-        if settings.method == "fast":
-            return restoration.restore(denoiser(self.prior), y, kernel, sigma, callback=callback)
-        schedule, steps, key = linear_alpha_bar(), settings.effective_steps, (settings.seed,)
-        if settings.method == "dps":
-            fixed = self.prior.image_size
-            x = dps.restore(
-                clipped(self.prior.predict),
-                schedule,
-                y.y.expand(-1, self.prior.channels, -1, -1),
-                kernel,
-                sigma,
-                dps.photons_of(y.y, sigma) if settings.noise == "poisson" else None,
-                steps,
-                key=key,
-                place=place,
-                shape=None if fixed is None else (fixed, fixed),
-                callback=callback,
-            )
-            return x.mean(dim=1, keepdim=True) if y.y.shape[1] == 1 else x
-        method = ddnm.restore if settings.method == "ddnm" else diffpir.restore
-        return method(denoiser(self.prior), schedule, y, kernel, sigma, steps, key=key, place=place, callback=callback)
-
-
-def of_tile(kernels: Kernels, tile: Tile) -> Blur:
-    """The blur under a tile."""
-    return kernels.of(tile) if isinstance(kernels, KernelMap) else kernels
+        steps = None if settings.record.refines else settings.effective_steps
+        given = Deblurring(denoiser(self.prior), y, blur, sigma, steps, (settings.seed,), place, callback)
+        return RESTORE[settings.method](replace(given, poisson=settings.noise == "poisson", prior=self.prior))
 
 
 def denoiser(prior: Prior) -> Denoiser:

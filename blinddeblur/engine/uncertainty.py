@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blinddeblur.engine.pixels import Pixels
-from blinddeblur.engine.tiled import Kernels, TiledRestoration, denoiser, of_tile
+from blinddeblur.engine.tiled import TiledRestoration, denoiser
+from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.progress import Progress
 from blinddeblur.samplers import posterior
+from blinddeblur.samplers.deblurring import Deblurring
 from blinddeblur.tiles import Tile
 
 
@@ -19,7 +21,7 @@ def draw_samples(
     tiled: TiledRestoration,
     photo: Pixels,
     restored: Pixels,
-    kernels_of: Callable[[int, Callable[[int], None]], Kernels],
+    kernels_of: Callable[[int, Callable[[int], None]], KernelMap],
     kernel_steps: int,
     sigma: float,
     confidence: float | None,
@@ -60,7 +62,7 @@ def draw_samples(
 def _sample(
     tiled: TiledRestoration,
     photo: Pixels,
-    kernels: Kernels,
+    kernels: KernelMap,
     sigma: float,
     index: int,
     report: Callable[[float], None],
@@ -71,7 +73,7 @@ def _sample(
     def work(done: int, tile: Tile) -> Tensor:
         report(done / number)
         y, key, place = tiled.measurement(photo, tile), (tiled.settings.seed, index), (tile.top, tile.left)
-        return posterior.sample(denoise, y, of_tile(kernels, tile), sigma, key, place)
+        return posterior.restore(Deblurring(denoise, y, kernels.of(tile), sigma, key=key, place=place))
 
     for top, band in tiling.bands(photo.height, photo.width, work):
         drawn.write(top, band)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from blinddeblur.physics.convolution import Blur, Mixture, blur, gradients, mean_kernel
+from blinddeblur.physics.convolution import Blur, gradients, inner
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.samplers.restoration import model_error, restore
+from blinddeblur.samplers.deblurring import Deblurring, model_error
+from blinddeblur.samplers.restoration import restore
 from blinddeblur.samplers.schedule import Denoiser
 
 STEPS = 6  # of the restoration; more tells no more
@@ -67,9 +68,10 @@ def judge(denoise: Denoiser, y: Measurement, kernel: Tensor, sigma: float) -> Es
         kernel: (K, K).
         sigma: standard deviation of the noise of y.
     """
-    x = restore(denoise, y, kernel, sigma, STEPS)
+    blur = Blur.uniform(kernel)
+    x = restore(Deblurring(denoise, y, blur, sigma, STEPS))
     roughness = float(gradients(x).abs().pow(EXPONENT).mean().log())
-    evidence = -0.5 * (residual(x, y, kernel) / model_error(sigma)) ** 2 - 2 / EXPONENT * roughness
+    evidence = -0.5 * (residual(x, y, blur) / model_error(sigma)) ** 2 - 2 / EXPONENT * roughness
     rougher = float((gradients(x).abs().mean() / gradients(y.y).abs().mean().clamp_min(1e-6)).log())
     pixels = int((kernel > LIT * kernel.max()).sum())
     constant, by_roughness, by_size = CONFIDENCE
@@ -77,13 +79,12 @@ def judge(denoise: Denoiser, y: Measurement, kernel: Tensor, sigma: float) -> Es
     return Estimate(kernel, evidence, confidence)
 
 
-def residual(x: Tensor, y: Measurement, kernel: Blur) -> float:
+def residual(x: Tensor, y: Measurement, blur: Blur) -> float:
     """Root mean square of what an image (1, C, H, W), blurred again, leaves of the photo.
 
     Over the part of the frame that the unseen border does not reach; more light than clipped pixels is no fault.
     """
-    radius = mean_kernel(kernel).shape[-1] // 2
-    kernel = kernel.cropped(radius) if isinstance(kernel, Mixture) else kernel
-    inner = y.map(lambda pixels: pixels[..., radius : pixels.shape[-2] - radius, radius : pixels.shape[-1] - radius])
-    rest = (inner.light(inner.y) - blur(inner.light(x), kernel)) / inner.slope(inner.y)
-    return math.sqrt(float(rest.masked_fill(inner.clipped & (rest < 0), 0).square().mean()))
+    explained = blur.cropped(blur.radius).of(y.light(x))
+    seen = y.map(lambda pixels: inner(pixels, blur.radius, explained))
+    rest = (seen.light(seen.y) - explained) / seen.slope(seen.y)
+    return math.sqrt(float(rest.masked_fill(seen.clipped & (rest < 0), 0).square().mean()))

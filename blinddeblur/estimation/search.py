@@ -14,7 +14,7 @@ from blinddeblur.estimation.judging import Estimate, judge
 from blinddeblur.estimation.learned_kernel import SMALLEST_PHOTO, learned_kernel
 from blinddeblur.physics import kernels
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.progress import Step
+from blinddeblur.progress import Step, unseen
 from blinddeblur.samplers import fast
 from blinddeblur.samplers.schedule import Denoiser
 
@@ -40,7 +40,7 @@ def estimate(
     size: int | None = None,
     steps: int = fast.STEPS,
     generator: torch.Generator | None = None,
-    callback: Callable[[Step], None] = lambda step: None,
+    callback: Callable[[Step], None] = unseen,
 ) -> Estimate:
     """Estimate the kernel of a grey photo.
 
@@ -79,7 +79,7 @@ def estimate(
     found = [max(firsts, key=itemgetter(0))[1]]
     callback(Step(-1, steps, y.y, found[0].kernel))
     while len(found) <= MOST_ROUNDS and (len(found) == 1 or found[-1].evidence > found[-2].evidence + LEAST_GAIN):
-        _, refined = fast.sample(denoise, y, found[-1].kernel, sigma, steps, generator, callback)
+        refined = fast.estimate(denoise, y, found[-1].kernel, sigma, steps, generator, callback)
         found.append(judged(kernels.trimmed(refined, MARGIN) if size is None else refined))
     return max(found, key=attrgetter("evidence"))
 

@@ -17,12 +17,11 @@ from blinddeblur.errors import EstimationError
 from blinddeblur.estimation.judging import Estimate, judge
 from blinddeblur.estimation.search import classical_guess
 from blinddeblur.physics import camera, kernels
-from blinddeblur.physics.convolution import extend
+from blinddeblur.physics.convolution import Blur
 from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.samplers.fast import MODEL_ERROR, MODEL_FLOOR, PRIOR_SHARE, SIGMAS
-from blinddeblur.samplers.proximal import image_step, kernel_step
-from blinddeblur.samplers.restoration import restore
+from blinddeblur.samplers import fast
+from blinddeblur.samplers.proximal import kernel_step
 from blinddeblur.samplers.schedule import Denoiser, log_spaced
 
 FIRST_STEPS = 4  # of the restoration that it starts from
@@ -93,7 +92,7 @@ def estimate(
     def report(done: int) -> None:
         callback(len(regions) + done, len(regions) + STEPS)
 
-    poses = sample(denoise, regions, places, start, sigma, generator, callback=report)
+    poses = _refined(denoise, regions, places, start, sigma, generator, callback=report)
     judged = range(0, len(regions), JUDGED)
     local = poses.kernels(places)
     ours, theirs = (
@@ -147,7 +146,7 @@ def consensus(found: Tensor, places: Tensor, turns: Tensor) -> camera.Poses:
     return poses
 
 
-def sample(
+def _refined(
     denoise: Denoiser,
     regions: list[Measurement],
     places: Tensor,
@@ -157,7 +156,7 @@ def sample(
     steps: int = STEPS,
     callback: Callable[[int], None] = lambda done: None,
 ) -> camera.Poses:
-    """Refine images of the regions and the poses of the camera together, as `fast.sample` does with one kernel.
+    """Refine images of the regions and the poses of the camera together, as `fast.estimate` does with one kernel.
 
     Args:
         denoise: the image prior.
@@ -170,21 +169,19 @@ def sample(
         callback: told of steps done.
     """
     y = Measurement(torch.cat([r.y for r in regions]), torch.cat([r.clipped for r in regions]), regions[0].linear)
-    model_sigma = math.hypot(MODEL_ERROR * sigma, MODEL_FLOOR)
-    local = poses.kernels(places)[:, None]
-    x = extend(restore(denoise, y, local, model_sigma, FIRST_STEPS), local.shape[-1] // 2)
-    for index, level in enumerate(log_spaced(*SIGMAS, steps)):
-        noise = torch.randn(x.shape, generator=generator).to(x)
-        x0 = denoise(x + level * noise, level)
+    local = poses.kernels(places)
+    x, error = fast.first_image(denoise, y, Blur.uniform(local), sigma, FIRST_STEPS)
+    for index, level in enumerate(log_spaced(*fast.SIGMAS, steps)):
+        x0 = fast.renewed(denoise, x, level, generator)
         found = []
         for i, region in enumerate(regions):
-            refined = kernel_step(x0[i : i + 1], region, local[i, 0])
+            refined = kernel_step(x0[i : i + 1], region, local[i])
             try:
                 found.append(kernels.clean(refined))
             except EstimationError:  # nothing is left of it
-                found.append(local[i, 0])
+                found.append(local[i])
         poses = consensus(torch.stack(found), places, poses.turns)
-        local = poses.kernels(places)[:, None]
-        x = image_step(x0, y, local, PRIOR_SHARE * (model_sigma / level) ** 2)
+        local = poses.kernels(places)
+        x = fast.explaining(x0, y, Blur.uniform(local), error, level)
         callback(index + 1)
     return poses

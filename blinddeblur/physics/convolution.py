@@ -1,6 +1,6 @@
-"""How a sharp image becomes a blurred one: y = crop(k * x), its two adjoints, and least squares with either.
+"""How a sharp image becomes a blurred one: y = crop(k * x), its two adjoints, and what lies beyond the frame.
 
-True convolution with an odd kernel whose centre is its middle pixel. The image x reaches beyond the measurement
+True convolution with odd kernels whose centre is their middle pixel. The image x reaches beyond the measurement
 y by the kernel radius on every side, because light from there falls into the frame: nothing is assumed about the
 unseen border, neither zeros nor a circular wrap. Fourier transforms do the work; cropping to the part that no
 wrap reaches makes them exact.
@@ -16,97 +16,81 @@ from torch.nn import functional as F
 from blinddeblur.solvers import fast_shape
 
 
-class Convolution:
-    """The linear map x -> crop(k * x) for one kernel and one size of x.
-
-    Args:
-        kernel: (K, K) with K odd, or (B, 1, K, K): one for each image of a batch.
-        shape: (H, W) of x; the measurement is (H - K + 1, W - K + 1).
-    """
-
-    def __init__(self, kernel: Tensor, shape: tuple[int, int]) -> None:
-        self.size = kernel.shape[-1]
-        self.shape = shape
-        self.padded = fast_shape(shape)
-        self.transfer = torch.fft.rfft2(kernel, s=self.padded)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H - K + 1, W - K + 1)."""
-        edge = self.size - 1
-        blurred = torch.fft.irfft2(self.transfer * torch.fft.rfft2(x, s=self.padded), s=self.padded)
-        return blurred[..., edge : self.shape[0], edge : self.shape[1]]
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        """(B, C, H - K + 1, W - K + 1) -> (B, C, H, W), with <forward(x), y> = <x, adjoint(y)>."""
-        edge = self.size - 1
-        spectrum = torch.fft.rfft2(F.pad(y, (edge, 0, edge, 0)), s=self.padded)
-        correlated = torch.fft.irfft2(self.transfer.conj() * spectrum, s=self.padded)
-        return correlated[..., : self.shape[0], : self.shape[1]]
-
-    @cached_property
-    def power(self) -> Tensor:
-        """Of the transfer function."""
-        return self.transfer.abs() ** 2
-
-    def solve(self, x: Tensor, weight: float, power: Tensor | None = None) -> Tensor:
-        """What (adjoint forward + weight)^-1 x, (B, C, H, W), would be if the frame had no border.
-
-        With `power`, that of a map with another power than this kernel's.
-        """
-        spectrum = torch.fft.rfft2(x, s=self.padded) / ((self.power if power is None else power) + weight)
-        return torch.fft.irfft2(spectrum, s=self.padded)[..., : self.shape[0], : self.shape[1]]
-
-
 @dataclass(frozen=True)
-class Mixture:
-    """Kernels whose shares differ from pixel to pixel: at a pixel p the kernel is sum_j weights[j, p] kernels[j].
+class Blur:
+    """The kernels of all pixels of a measurement: at a pixel p the kernel is sum_j weights[j, p] kernels[j].
 
     Attributes:
-        kernels: (J, K, K), the mean over the frame first; of the others only the mixtures need to be kernels.
-        weights: (J, H, W), of the pixels of the measurement.
+        kernels: (J, B, K, K) with K odd, the mean over the frame first; of the others only the mixtures need to be
+            kernels. B is 1 for kernels that all images of a batch share, or their number.
+        weights: (J, H, W) of the pixels of the measurement, or (1, 1, 1), a one, where one kernel serves them all.
     """
 
     kernels: Tensor
     weights: Tensor
 
-    def cropped(self, margin: int) -> "Mixture":
+    @classmethod
+    def uniform(cls, kernel: Tensor) -> "Blur":
+        """One kernel (K, K) for all pixels, or one for each image of a batch, (B, K, K) or (B, 1, K, K)."""
+        return cls(kernel.reshape(1, -1, *kernel.shape[-2:]), kernel.new_ones(1, 1, 1))
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean kernel over the frame and over the images of a batch, (K, K)."""
+        return self.kernels[0].mean(dim=0)
+
+    @property
+    def radius(self) -> int:
+        """How many pixels an image reaches beyond its measurement on each side."""
+        return self.kernels.shape[-1] // 2
+
+    def cropped(self, margin: int) -> "Blur":
         """The same for a measurement without `margin` pixels along each edge."""
         height, width = self.weights.shape[-2:]
-        return Mixture(self.kernels, self.weights[:, margin : height - margin, margin : width - margin])
+        if (height, width) == (1, 1):
+            return self
+        return Blur(self.kernels, self.weights[:, margin : height - margin, margin : width - margin])
+
+    def of(self, x: Tensor) -> Tensor:
+        """The measurement of an image: (B, C, H, W) -> (B, C, H - K + 1, W - K + 1)."""
+        return Convolution(self, (x.shape[-2], x.shape[-1])).forward(x)
 
 
-Blur = Tensor | Mixture  # one kernel (K, K) for all pixels, or one for each
-
-
-class VaryingConvolution:
-    """The linear map x -> sum_j weights[j] * crop(kernels[j] * x), with the same methods as `Convolution`.
+class Convolution:
+    """The linear map x -> sum_j weights[j] * crop(kernels[j] * x) for one blur and one size of x.
 
     Args:
-        mixture: of the kernels, for a measurement (H - K + 1, W - K + 1).
+        blur: of the pixels of the measurement, (H - K + 1, W - K + 1).
         shape: (H, W) of x.
     """
 
-    def __init__(self, mixture: Mixture, shape: tuple[int, int]) -> None:
-        self.weights = mixture.weights[:, None]
-        self.each = Convolution(mixture.kernels[:, None], shape)
+    def __init__(self, blur: Blur, shape: tuple[int, int]) -> None:
+        self.edge = blur.kernels.shape[-1] - 1
+        self.shape = shape
+        self.padded = fast_shape(shape)
+        self.weights = blur.weights[:, None, None]
+        self.transfer = torch.fft.rfft2(blur.kernels[:, :, None], s=self.padded)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(1, C, H, W) -> (1, C, H - K + 1, W - K + 1)."""
-        return (self.weights * self.each.forward(x)).sum(dim=0, keepdim=True)
+        """(B, C, H, W) -> (B, C, H - K + 1, W - K + 1)."""
+        blurred = torch.fft.irfft2(self.transfer * torch.fft.rfft2(x, s=self.padded), s=self.padded)
+        return (self.weights * blurred[..., self.edge : self.shape[0], self.edge : self.shape[1]]).sum(dim=0)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """(1, C, H - K + 1, W - K + 1) -> (1, C, H, W), with <forward(x), y> = <x, adjoint(y)>."""
-        return self.each.adjoint(self.weights * y).sum(dim=0, keepdim=True)
+        """(B, C, H - K + 1, W - K + 1) -> (B, C, H, W), with <forward(x), y> = <x, adjoint(y)>."""
+        spectrum = torch.fft.rfft2(F.pad(self.weights * y, (self.edge, 0, self.edge, 0)), s=self.padded)
+        correlated = torch.fft.irfft2(self.transfer.conj() * spectrum, s=self.padded)
+        return correlated[..., : self.shape[0], : self.shape[1]].sum(dim=0)
 
     @cached_property
     def power(self) -> Tensor:
-        """The mean power over the frame."""
-        shares = self.weights.square().mean(dim=(-2, -1), keepdim=True)
-        return (shares * self.each.power).sum(dim=0, keepdim=True)
+        """The squared modulus of the transfer function, in the mean over the frame."""
+        return (self.weights.square().mean(dim=(-2, -1), keepdim=True) * self.transfer.abs() ** 2).sum(dim=0)
 
     def solve(self, x: Tensor, weight: float) -> Tensor:
-        """Roughly (adjoint forward + weight)^-1 x, (1, C, H, W): with the mean power everywhere."""
-        return self.each.solve(x, weight, self.power)
+        """Roughly (adjoint forward + weight)^-1 x, (B, C, H, W): as if the frame had no border and blur one power."""
+        spectrum = torch.fft.rfft2(x, s=self.padded) / (self.power + weight)
+        return torch.fft.irfft2(spectrum, s=self.padded)[..., : self.shape[0], : self.shape[1]]
 
 
 class ConvolutionOfKernel:
@@ -137,19 +121,9 @@ class ConvolutionOfKernel:
         return torch.fft.irfft2(product, s=self.padded)[: self.size, : self.size]
 
 
-def convolution(kernel: Blur, shape: tuple[int, int]) -> Convolution | VaryingConvolution:
-    """The map of a blur, for images x of a shape (H, W)."""
-    return VaryingConvolution(kernel, shape) if isinstance(kernel, Mixture) else Convolution(kernel, shape)
-
-
-def mean_kernel(kernel: Blur) -> Tensor:
-    """(K, K), the mean over the frame."""
-    return kernel.kernels[0] if isinstance(kernel, Mixture) else kernel
-
-
-def blur(x: Tensor, kernel: Blur) -> Tensor:
-    """crop(k * x): (B, C, H, W) and (K, K) -> (B, C, H - K + 1, W - K + 1)."""
-    return convolution(kernel, (x.shape[-2], x.shape[-1])).forward(x)
+def blur(x: Tensor, kernel: Tensor) -> Tensor:
+    """crop(k * x): (B, C, H, W) and (K, K), or (B, K, K), one for each image -> (B, C, H - K + 1, W - K + 1)."""
+    return Blur.uniform(kernel).of(x)
 
 
 def extend(y: Tensor, radius: int) -> Tensor:
@@ -157,8 +131,12 @@ def extend(y: Tensor, radius: int) -> Tensor:
     return F.pad(y, (radius, radius, radius, radius), mode="replicate")
 
 
+def inner(x: Tensor, radius: int, like: Tensor) -> Tensor:
+    """The part of an image x, which begins `radius` pixels above and left of `like`, that lies in the frame of that."""
+    return x[..., radius : radius + like.shape[-2], radius : radius + like.shape[-1]]
+
+
 def gradients(x: Tensor) -> Tensor:
     """Forward differences along columns and rows as further images: (B, C, H, W) -> (2 B, C, H - 1, W - 1)."""
-    horizontal = x[..., :-1, 1:] - x[..., :-1, :-1]
-    vertical = x[..., 1:, :-1] - x[..., :-1, :-1]
-    return torch.cat([horizontal, vertical])
+    corner = x[..., :-1, :-1]
+    return torch.cat([x[..., :-1, 1:] - corner, x[..., 1:, :-1] - corner])

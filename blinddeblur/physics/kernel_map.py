@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blinddeblur.physics.convolution import Mixture
+from blinddeblur.physics.convolution import Blur
 from blinddeblur.tiles import Tile
 
 TOLERANCE = 0.02  # of the energy of the mean kernel: that much of what differs may be left out
@@ -30,8 +30,25 @@ class KernelMap:
     rows: Tensor
     columns: Tensor
 
-    def of(self, tile: Tile) -> Mixture:
-        """The kernels of a part of the photo, as its mean kernel and what differs from that."""
+    @classmethod
+    def uniform(cls, kernel: Tensor) -> "KernelMap":
+        """One kernel (K, K) for the whole photo."""
+        return cls(kernel[None, None], kernel.new_zeros(1), kernel.new_zeros(1))
+
+    @property
+    def varies(self) -> bool:
+        """Whether there is more than one kernel."""
+        return self.kernels.shape[:2] != (1, 1)
+
+    def of(self, tile: Tile, tolerance: float = TOLERANCE) -> Blur:
+        """The kernels of a part of the photo, as its mean kernel and what differs from that.
+
+        Args:
+            tile: the part.
+            tolerance: of the energy of the mean kernel, how much of what differs may be left out.
+        """
+        if not self.varies:
+            return Blur.uniform(self.kernels[0, 0])
         down = _hats(tile.top + torch.arange(tile.height).to(self.rows), self.rows)
         across = _hats(tile.left + torch.arange(tile.width).to(self.columns), self.columns)
         nodes = torch.einsum("hr,wc->rchw", down, across).flatten(0, 1)
@@ -41,13 +58,12 @@ class KernelMap:
         different = values - mean
         _, energies, directions = torch.linalg.svd(shares.sqrt()[:, None] * different, full_matrices=False)
         left = energies.square().flip(0).cumsum(0).flip(0)  # what the first ones leave
-        number = int((left > TOLERANCE * mean.square().sum()).sum())
+        number = int((left > tolerance * mean.square().sum()).sum())
         basis = directions[:number]
         mixing = torch.einsum("jk,jhw->khw", different @ basis.T, nodes)
         size = self.kernels.shape[-1]
-        return Mixture(
-            torch.cat([mean[None], basis]).reshape(-1, size, size), torch.cat([torch.ones_like(nodes[:1]), mixing])
-        )
+        parts = torch.cat([mean[None], basis]).reshape(-1, 1, size, size)
+        return Blur(parts, torch.cat([torch.ones_like(nodes[:1]), mixing]))
 
 
 def _hats(positions: Tensor, nodes: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blinddeblur.errors import WeightsError
+from blinddeblur.priors.ddpm import STEPS, linear_alpha_bar
 
 # Features at each resolution, finest first, in units of `width`: fixed by the image size in all published networks.
 MULTIPLIERS: dict[int, tuple[float, ...]] = {
@@ -20,10 +21,6 @@ MULTIPLIERS: dict[int, tuple[float, ...]] = {
     256: (1, 1, 2, 2, 4, 4),
     512: (0.5, 1, 1, 2, 2, 4, 4),
 }
-
-# Ho et al. 2020, section 4: the noise variance added by each step grows linearly.
-STEPS = 1000
-FIRST_BETA, LAST_BETA = 1e-4, 0.02
 
 GROUPS = 32  # of features that are normalised together
 
@@ -207,12 +204,6 @@ class GuidedDiffusionUNet(nn.Module):
             x = stage(torch.cat([x, skips.pop()], dim=1), embedding)
         output: Tensor = self.out(x)
         return output
-
-
-def linear_alpha_bar() -> Tensor:
-    """The share of the image in the variance of x_t, for each of the 1000 timesteps: (1000,), float64 on the CPU."""
-    betas = torch.linspace(FIRST_BETA, LAST_BETA, STEPS, dtype=torch.float64)
-    return torch.cumprod(1 - betas, dim=0)
 
 
 class GuidedDiffusion(nn.Module):

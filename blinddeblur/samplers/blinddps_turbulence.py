@@ -14,9 +14,10 @@ from torch import Tensor
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.tilt import warp
-from blinddeblur.progress import Step
+from blinddeblur.progress import Step, unseen
 from blinddeblur.samplers.inverse_problem import sample_posterior
-from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Diffusion, Estimates
+from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Estimates
+from blinddeblur.samplers.schedule import Diffusion
 from blinddeblur.tiles import Tile
 
 
@@ -38,7 +39,6 @@ def sample(
     image_prior: Diffusion,
     kernel_prior: Diffusion,
     tilt_prior: Diffusion,
-    alpha_bar: Tensor,
     y: Tensor,
     kernel_size: int,
     unit: float,
@@ -47,14 +47,14 @@ def sample(
     image_side: int | None = None,
     tilt_side: int | None = None,
     generator: torch.Generator | None = None,
-    callback: Callable[[Step], None] = lambda step: None,
+    callback: Callable[[Step], None] = unseen,
+    alpha_bar: Tensor | None = None,
 ) -> Restored:
     """Draw image, kernel and tilt from their joint posterior.
 
     Args:
         image_prior, kernel_prior, tilt_prior: the three diffusions, the second on (1, 1, 64, 64), the third of fields
             with two channels.
-        alpha_bar: (T,), the schedule they were trained on.
         y: (1, C, H, W) in [0, 1], the measurement.
         kernel_size: K, odd, at most 63: the support of the kernel within its 64x64 array.
         unit: the displacement, in pixels, that is 1 on the scale of the tilt prior.
@@ -64,6 +64,7 @@ def sample(
             `sides(height, width, kernel_size, unit)`, for the tilt at least the frame and K - 1.
         generator: of all randomness, on the CPU.
         callback: told of every step.
+        alpha_bar: (T,), the schedule the priors were trained on; by default the linear one.
 
     Raises:
         EstimationError: something became not a number on the way.

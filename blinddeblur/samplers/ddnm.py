@@ -18,18 +18,13 @@ noise-free form is the limit of small w, here LEAST_WEIGHT: singular values belo
 That w grows with the noise, see DETAILS, is ours and not the paper's.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from blinddeblur.physics.convolution import Blur, extend, mean_kernel
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.progress import Step
-from blinddeblur.samplers.parallel import Level, levels
-from blinddeblur.samplers.proximal import image_step
-from blinddeblur.samplers.schedule import Denoiser, paper_estimate
-from blinddeblur.samplers.white_noise import around
+from blinddeblur.samplers.deblurring import Deblurring
+from blinddeblur.samplers.proximal import IMAGE_ITERATIONS, image_step
+from blinddeblur.samplers.schedule import Level, levels
 
 STEPS = 100
 LEAST_WEIGHT = 1e-3
@@ -40,55 +35,37 @@ DETAILS = 0.05
 
 
 def restore(
-    denoise: Denoiser,
-    alpha_bar: Tensor,
-    y: Measurement,
-    kernel: Blur,
-    sigma: float,
-    steps: int = STEPS,
-    key: tuple[int, ...] = (0,),
-    place: tuple[int, int] = (0, 0),
-    callback: Callable[[Step], None] = lambda step: None,
-    iterations: int | None = None,
+    given: Deblurring,
+    details: float = DETAILS,
+    iterations: int = IMAGE_ITERATIONS,
+    alpha_bar: Tensor | None = None,
 ) -> Tensor:
-    """Draw the sharp image of a measurement whose kernel is given.
+    """Draw the sharp image of a measurement whose blur is given: (1, C, H, W), within the frame of y, not clipped.
 
     Args:
-        denoise: the image prior.
-        alpha_bar: (T,), the schedule of Ho et al. 2020.
-        y: the measurement, (1, C, H, W): a photo or a tile of one.
-        kernel: (K, K), or a mixture for the pixels of y.
-        sigma: standard deviation of the noise of y, in image units; 0 for the noise-free form.
-        steps: of the reverse diffusion.
-        key: numbers that choose the noise, zero or larger.
-        place: row and column of the tile in its photo: the noise belongs to the place, so tiles do not show.
-        callback: told of every step.
-        iterations: of conjugate gradients, at each step; None for those of `image_step`.
-
-    Returns:
-        (1, C, H, W): the part of the image within the frame of y, not clipped.
+        given: its sigma may be 0, for the noise-free form.
+        details: standard deviation of the prior's image as far as noise is to be told from details, in image units.
+        iterations: of conjugate gradients, at each step.
+        alpha_bar: (T,), the schedule; by default the linear one.
     """
-    mean = mean_kernel(kernel)
-    radius = mean.shape[-1] // 2
-    height, width = y.y.shape[-2:]
-    nothing = Measurement(torch.zeros_like(y.y), torch.zeros_like(y.clipped), linear=False)
-    x_t = around((*key, 0), place, radius, extend(y.y, radius))
-    for index, level in enumerate(levels(alpha_bar, steps)):
-        x0 = paper_estimate(denoise, x_t, level.alpha_bar)
-        limit = least_weight(level, sigma)
+    x_t, steps = given.noise(0, given.start()), given.steps or STEPS
+    nothing = Measurement(torch.zeros_like(given.y.y), torch.zeros_like(given.y.clipped), linear=False)
+    for index, level in enumerate(levels(steps, alpha_bar)):
+        x0 = level.estimate(given.denoise, x_t)
+        limit = least_weight(level, given.sigma)
         if limit is None:
             x_hat, noise = x0, x_t  # the last step, without noise of its own, can hide none
         else:
-            weight = max(limit, LEAST_WEIGHT, (sigma / DETAILS) ** 2)
-            x_hat = image_step(x0, y, kernel, weight, iterations)
-            noise = (1 - limit / weight) ** 0.5 * around((*key, 2 * index + 1), place, radius, x_t)
+            weight = max(limit, LEAST_WEIGHT, (given.sigma / details) ** 2)
+            x_hat = image_step(x0, given.y, given.blur, weight, iterations)
+            noise = (1 - limit / weight) ** 0.5 * given.noise(2 * index + 1, x_t)
             if limit > 0:
-                fresh = around((*key, 2 * index + 2), place, radius, x_t)
-                shaped = fresh - 2 * image_step(fresh, nothing, kernel, weight, iterations)
+                fresh = given.noise(2 * index + 2, x_t)
+                shaped = fresh - 2 * image_step(fresh, nothing, given.blur, weight, iterations)
                 noise = noise + (limit / weight) ** 0.5 * shaped
         x_t = level.ancestral(x_t, 2 * x_hat - 1, None, noise)
-        callback(Step(index, steps, x_hat, mean))
-    return (x_t[..., radius : radius + height, radius : radius + width] + 1) / 2
+        given.tell(index, steps, x_hat)
+    return (given.within(x_t) + 1) / 2
 
 
 def least_weight(level: Level, sigma: float) -> float | None:

@@ -6,18 +6,12 @@ the measurement in closed form, x_hat = argmin |y - A x|^2 + rho |x - x_0|^2 wit
 signal of x_t)^2; then x_{t-1} keeps a part of the noise that x_hat leaves of x_t, and the rest is fresh.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from blinddeblur.physics.convolution import Blur, extend, mean_kernel
-from blinddeblur.physics.measurement import Measurement
-from blinddeblur.progress import Step
-from blinddeblur.samplers.parallel import levels
-from blinddeblur.samplers.proximal import image_step
+from blinddeblur.samplers.deblurring import Deblurring
+from blinddeblur.samplers.proximal import IMAGE_ITERATIONS, image_step
 from blinddeblur.samplers.restoration import LEAST_SHARE
-from blinddeblur.samplers.schedule import Denoiser, paper_estimate
-from blinddeblur.samplers.white_noise import around
+from blinddeblur.samplers.schedule import levels
 
 STEPS = 100
 STRENGTH = 7.0  # lambda
@@ -25,49 +19,30 @@ FRESH = 1.0  # zeta, the share of the noise's variance that is drawn anew; 0.3 c
 
 
 def restore(
-    denoise: Denoiser,
-    alpha_bar: Tensor,
-    y: Measurement,
-    kernel: Blur,
-    sigma: float,
-    steps: int = STEPS,
+    given: Deblurring,
     strength: float = STRENGTH,
     fresh: float = FRESH,
-    key: tuple[int, ...] = (0,),
-    place: tuple[int, int] = (0, 0),
-    callback: Callable[[Step], None] = lambda step: None,
-    iterations: int | None = None,
+    iterations: int = IMAGE_ITERATIONS,
+    alpha_bar: Tensor | None = None,
 ) -> Tensor:
-    """Draw the sharp image of a measurement whose kernel is given.
+    """Draw the sharp image of a measurement whose blur is given: (1, C, H, W), within the frame of y, not clipped.
 
     Args:
-        denoise: the image prior.
-        alpha_bar: (T,), the schedule of Ho et al. 2020.
-        y: the measurement, (1, C, H, W): a photo or a tile of one.
-        kernel: (K, K), or a mixture for the pixels of y.
-        sigma: standard deviation of the noise of y, in image units.
-        steps: of the reverse diffusion.
+        given: what all methods are given.
         strength: lambda: how much the prior counts.
         fresh: zeta: 0 for none of the noise, 1 for all.
-        key: numbers that choose the noise, zero or larger.
-        place: row and column of the tile in its photo: the noise belongs to the place, so tiles do not show.
-        callback: told of every step.
-        iterations: of conjugate gradients, at each step; None for those of `image_step`.
-
-    Returns:
-        (1, C, H, W): the part of the image within the frame of y, not clipped.
+        iterations: of conjugate gradients, at each step.
+        alpha_bar: (T,), the schedule; by default the linear one.
     """
-    mean = mean_kernel(kernel)
-    radius = mean.shape[-1] // 2
-    height, width = y.y.shape[-2:]
-    x_t = around((*key, 0), place, radius, extend(y.y, radius))
-    for index, level in enumerate(levels(alpha_bar, steps)):
-        x0 = paper_estimate(denoise, x_t, level.alpha_bar)
+    x_t, steps = given.noise(0, given.start()), given.steps or STEPS
+    for index, level in enumerate(levels(steps, alpha_bar)):
+        x0 = level.estimate(given.denoise, x_t)
         ratio = (1 - level.alpha_bar) / (4 * level.alpha_bar)  # a variance in [0, 1]
         # Less reaches so far that tiles would differ; while noise hides the image it makes no difference.
-        x_hat = image_step(x0, y, kernel, max(LEAST_SHARE, strength * sigma**2 / ratio), iterations)
+        weight = max(LEAST_SHARE, strength * given.sigma**2 / ratio)
+        x_hat = image_step(x0, given.y, given.blur, weight, iterations)
         left = (x_t - level.alpha_bar**0.5 * (2 * x_hat - 1)) / (1 - level.alpha_bar) ** 0.5
-        noise = (1 - fresh) ** 0.5 * left + fresh**0.5 * around((*key, index + 1), place, radius, x_t)
+        noise = (1 - fresh) ** 0.5 * left + fresh**0.5 * given.noise(index + 1, x_t)
         x_t = level.previous**0.5 * (2 * x_hat - 1) + (1 - level.previous) ** 0.5 * noise
-        callback(Step(index, steps, x_hat, mean))
-    return (x_t[..., radius : radius + height, radius : radius + width] + 1) / 2
+        given.tell(index, steps, x_hat)
+    return (given.within(x_t) + 1) / 2

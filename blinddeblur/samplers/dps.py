@@ -9,16 +9,12 @@ in the Euclidean norm for Gaussian noise, for Poisson noise in |r|^2 = r^T Lambd
 Lambda_jj = 1 / (2 y_j), y in photons. Both on [-1, 1], as in the paper.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blinddeblur.physics.convolution import Blur, blur, mean_kernel
-from blinddeblur.progress import Step
-from blinddeblur.samplers.parallel import STEPS, Diffusion, Estimates, Unknown, sample
-from blinddeblur.samplers.white_noise import around
+from blinddeblur.samplers.deblurring import Deblurring
+from blinddeblur.samplers.parallel import STEPS, Estimates, Unknown, clipped, sample
 
 # The gradient of a norm is as long whatever the noise: in proportion to 1 / sigma it is that of the likelihood. The
 # paper takes 0.3 to 1 for sigma .05 on [-1, 1] and a prior of faces. With the photo prior, eight training photos,
@@ -34,68 +30,42 @@ FEWEST_PHOTONS = 1.0  # of a pixel: one without any would weigh without end
 WINDOW = 5
 
 
-def restore(
-    prior: Diffusion,
-    alpha_bar: Tensor,
-    y: Tensor,
-    kernel: Blur,
-    sigma: float,
-    photons: float | None = None,
-    steps: int = STEPS,
-    zeta: float | None = None,
-    key: tuple[int, ...] = (0,),
-    place: tuple[int, int] = (0, 0),
-    shape: tuple[int, int] | None = None,
-    callback: Callable[[Step], None] = lambda step: None,
-) -> Tensor:
-    """Draw the sharp image of a measurement whose kernel is given.
+def restore(given: Deblurring, zeta: float | None = None, alpha_bar: Tensor | None = None) -> Tensor:
+    """Draw the sharp image of a measurement whose blur is given: (1, C, H, W), within the frame of y, not clipped.
 
     Args:
-        prior: of the image.
-        alpha_bar: (T,), the schedule it was trained on.
-        y: (1, C, H, W) in [0, 1], the measurement: a photo or a tile of one.
-        kernel: (K, K), or a mixture for the pixels of y.
-        sigma: standard deviation of the noise of y, in image units.
-        photons: that make white, where the noise is Poisson noise; None for Gaussian noise.
-        steps: of the reverse diffusion; fewer than 1000 by respacing.
+        given: with a prior; a network of fixed size sees images of that size, at least those of y and K - 1 more.
         zeta: step size, for images of PAPER_SIZE values; None for one that goes with the noise.
-        key: numbers that choose the noise, zero or larger.
-        place: row and column of the tile in its photo: the noise belongs to the place, so tiles do not show.
-        shape: sides of the images the network takes, for one of fixed size; at least those of y and K - 1 more.
-        callback: told of every step.
-
-    Returns:
-        (1, C, H, W): the part of the image within the frame of y, not clipped.
+        alpha_bar: (T,), the schedule; by default the linear one.
 
     Raises:
         EstimationError: something became not a number on the way.
     """
-    mean = mean_kernel(kernel)
-    radius = mean.shape[-1] // 2
-    height, width = y.shape[-2:]
-    seen = (height + 2 * radius, width + 2 * radius)
-    weight, level = (1.0, sigma) if photons is None else precision(y, photons)
+    prior, sigma, radius, steps = given.prior, given.sigma, given.blur.radius, given.steps or STEPS
+    if prior is None:
+        raise ValueError("dps takes gradients through a prior, and none is given")
+    y = given.y.y.expand(-1, prior.channels, -1, -1)
+    height, width = (side + 2 * radius for side in y.shape[-2:])
+    weight, level = precision(y, photons_of(given.y.y, sigma)) if given.poisson else (1.0, sigma)
     zeta = ZETA / max(level, LEAST_SIGMA) if zeta is None else zeta
 
     def misfit(estimates: Estimates) -> Tensor:
-        explained = blur(estimates["image"][..., : seen[0], : seen[1]], kernel)
+        explained = given.blur.of(estimates["image"][..., :height, :width])
         return torch.linalg.vector_norm(weight**0.5 * (2 * y - 1 - explained))
 
-    def within(x: Tensor) -> Tensor:
-        return (x[..., radius : radius + height, radius : radius + width] + 1) / 2
-
+    state = y.new_empty(1, prior.channels, prior.image_size or height, prior.image_size or width)
     step_size = 2 * zeta * (y.numel() / PAPER_SIZE) ** 0.5
-    state = y.new_empty(1, y.shape[1], *(shape or seen))
     found = sample(
-        {"image": Unknown(tuple(state.shape), prior, step_size)},
+        {"image": Unknown(tuple(state.shape), clipped(prior.predict), step_size)},
         misfit,
-        alpha_bar,
         steps,
+        alpha_bar,
         device=y.device,
-        callback=lambda index, estimates: callback(Step(index, steps, within(estimates["image"]), mean)),
-        noise=lambda name, index: around((*key, index), place, radius, state),
+        callback=lambda index, estimates: given.tell(index, steps, (given.within(estimates["image"]) + 1) / 2),
+        noise=lambda name, index: given.noise(index, state),
     )
-    return within(found["image"])
+    x = (given.within(found["image"]) + 1) / 2
+    return x if given.y.y.shape[1] == prior.channels else x.mean(dim=1, keepdim=True)
 
 
 def precision(y: Tensor, photons: float) -> tuple[Tensor, float]:

@@ -7,16 +7,16 @@ with no blur kernel is the likeliest answer. The data steps are solved in closed
 current level goes into the image at every step: it is what lets the kernel leave a wrong first guess.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from blinddeblur.physics import kernels
-from blinddeblur.physics.convolution import extend
+from blinddeblur.physics.convolution import Blur, extend
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.progress import Step
+from blinddeblur.progress import Step, unseen
+from blinddeblur.samplers.deblurring import WRONG_KERNEL, Deblurring, model_error
 from blinddeblur.samplers.proximal import image_step, kernel_step
 from blinddeblur.samplers.restoration import restore
 from blinddeblur.samplers.schedule import Denoiser, log_spaced
@@ -24,21 +24,19 @@ from blinddeblur.samplers.schedule import Denoiser, log_spaced
 STEPS = 12
 # Measured on Levin's photos and on Kodak's under random kernels; see benchmarks/RESULTS.md.
 SIGMAS = (0.15, 0.05)  # above, edges are lost that the first kernel had found; below, ringing is fitted
-MODEL_ERROR = 3.0  # the error of the kernel counts as noise: this many times the measured sigma,
-MODEL_FLOOR = 0.01  # and at least this, since compression and resampling hide the noise but not the misfit
-PRIOR_SHARE = 0.5  # weight of the prior's image relative to variances of sigma^2
+PRIOR_SHARE = 0.5  # weight of the prior's image, over the variance of the measurement against that of the noise level
 
 
-def sample(
+def estimate(
     denoise: Denoiser,
     y: Measurement,
     kernel: Tensor,
     sigma: float,
     steps: int = STEPS,
     generator: torch.Generator | None = None,
-    callback: Callable[[Step], None] = lambda step: None,
-) -> tuple[Tensor, Tensor]:
-    """Refine image and kernel together.
+    callback: Callable[[Step], None] = unseen,
+) -> Tensor:
+    """The kernel (K, K), refined together with the image.
 
     Args:
         denoise: the image prior.
@@ -48,17 +46,31 @@ def sample(
         steps: number of noise levels.
         generator: of the injected noise, on the CPU.
         callback: told of every step.
-
-    Returns:
-        the image (1, C, H + K - 1, W + K - 1), which reaches beyond y by the kernel's radius, and the kernel (K, K).
     """
-    model_sigma = math.hypot(MODEL_ERROR * sigma, MODEL_FLOOR)
-    x = extend(restore(denoise, y, kernel, model_sigma), kernel.shape[-1] // 2)
+    x, error = first_image(denoise, y, Blur.uniform(kernel), sigma)
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
-        noise = torch.randn(x.shape, generator=generator).to(x)
-        x0 = denoise(x + level * noise, level)
+        x0 = renewed(denoise, x, level, generator)
         kernel, moved = kernels.centre(kernels.clean(kernel_step(x0, y, kernel)))
         x0 = torch.roll(x0, (-moved[0], -moved[1]), dims=(-2, -1))  # the image goes the other way
-        x = image_step(x0, y, kernel, PRIOR_SHARE * (model_sigma / level) ** 2)
+        x = explaining(x0, y, Blur.uniform(kernel), error, level)
         callback(Step(index, steps, x, kernel))
-    return x, kernel
+    return kernel
+
+
+def first_image(
+    denoise: Denoiser, y: Measurement, blur: Blur, sigma: float, steps: int | None = None
+) -> tuple[Tensor, float]:
+    """Where a diffusion starts, (B, C, H + K - 1, W + K - 1), and the error that counts on its way."""
+    error = model_error(sigma, WRONG_KERNEL)
+    x = restore(Deblurring(denoise, y, blur, sigma, steps, error=model_error(error)))
+    return extend(x, blur.radius), error
+
+
+def renewed(denoise: Denoiser, x: Tensor, level: float, generator: torch.Generator | None) -> Tensor:
+    """The prior's answer to an image (B, C, H, W) with fresh noise of a level."""
+    return denoise(x + level * torch.randn(x.shape, generator=generator).to(x), level)
+
+
+def explaining(x0: Tensor, y: Measurement, blur: Blur, error: float, level: float) -> Tensor:
+    """The image near the prior's answer x0, (B, C, H + K - 1, W + K - 1), that explains the measurement at a level."""
+    return image_step(x0, y, blur, PRIOR_SHARE * (error / level) ** 2)

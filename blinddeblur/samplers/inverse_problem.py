@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from blinddeblur.errors import EstimationError, UsageError
-from blinddeblur.priors.guided_diffusion import linear_alpha_bar
+from blinddeblur.priors.ddpm import linear_alpha_bar
 from blinddeblur.samplers import parallel
-from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Diffusion, Estimates, Unknown, clipped
+from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Estimates, Unknown, clipped
+from blinddeblur.samplers.schedule import Diffusion
 
 
 class Predicts(Protocol):
@@ -99,7 +100,7 @@ def sample_posterior(
         predict = None if prior is None else _diffusion(name, prior, shapes[name], clip)
         unknowns[name] = Unknown(tuple(shapes[name]), predict, sizes.get(name, STEP_SIZE))
     _check_operator(measurement, operator, unknowns)
-    return parallel.sample(unknowns, objective, schedule, steps, generator, measurement.device, callback)
+    return parallel.sample(unknowns, objective, steps, schedule, generator, measurement.device, callback)
 
 
 def _diffusion(name: str, prior: Predicts | Diffusion, shape: tuple[int, ...], clip: bool) -> Diffusion:

@@ -12,12 +12,10 @@ from itertools import pairwise
 from torch import Tensor
 from torch.nn import functional as F
 
-from blinddeblur.physics.convolution import Blur, extend, mean_kernel
-from blinddeblur.physics.measurement import Measurement
+from blinddeblur.samplers.deblurring import Deblurring
 from blinddeblur.samplers.proximal import image_step
-from blinddeblur.samplers.restoration import SIGMAS, model_error
-from blinddeblur.samplers.schedule import Denoiser, log_spaced
-from blinddeblur.samplers.white_noise import white_noise
+from blinddeblur.samplers.restoration import SIGMAS
+from blinddeblur.samplers.schedule import log_spaced
 
 STEPS = 16  # so few that the spread of a white Gaussian prior comes out 12 % too small; CALIBRATION holds that too
 SIGMA_DATA = 0.25  # standard deviation of photographs in [0, 1], as the photo prior takes it
@@ -32,45 +30,21 @@ TRUSTED = 0.8
 CONTRAST_WINDOW = 15  # pixels
 
 
-def sample(
-    denoise: Denoiser,
-    y: Measurement,
-    kernel: Blur,
-    sigma: float,
-    key: tuple[int, ...] = (0,),
-    place: tuple[int, int] = (0, 0),
-    steps: int = STEPS,
-) -> Tensor:
-    """Draw one sharp image.
+def restore(given: Deblurring, sigmas: tuple[float, float] = SIGMAS) -> Tensor:
+    """Draw one sharp image of a measurement whose blur is given: (1, C, H, W), within the frame of y, not clipped.
 
     Args:
-        denoise: the image prior.
-        y: the measurement, (1, C, H, W): a photo or a tile of one.
-        kernel: (K, K), or a mixture for the pixels of y.
-        sigma: standard deviation of the noise of y, in image units.
-        key: numbers that choose the sample, zero or larger.
-        place: row and column of the tile in its photo: the noise belongs to the place, so tiles do not show.
-        steps: number of noise levels.
-
-    Returns:
-        (1, C, H, W): the part of the image within the frame of y, not clipped.
+        given: its key chooses the sample.
+        sigmas: the first and the last noise level, in image units.
     """
-    radius = mean_kernel(kernel).shape[-1] // 2
-    height, width = y.y.shape[-2:]
-    error = model_error(sigma)
-    x = extend(y.y, radius)
-
-    def noise(index: int) -> Tensor:
-        top, left = place[0] - radius, place[1] - radius
-        return white_noise((*key, index), top, left, (x.shape[1], x.shape[2], x.shape[3])).to(x)
-
-    noisy = x + SIGMAS[0] * noise(0)
-    for index, (level, following) in enumerate(pairwise([*log_spaced(*SIGMAS, steps), 0.0])):
+    x, error = given.start(), given.unexplained
+    noisy = x + sigmas[0] * given.noise(0, x)
+    for index, (level, following) in enumerate(pairwise([*log_spaced(*sigmas, given.steps or STEPS), 0.0])):
         weight = (error / level) ** 2 + (error / SIGMA_DATA) ** 2  # 1 / variance = 1 / level^2 + 1 / SIGMA_DATA^2
-        x = image_step(denoise(noisy, level), y, kernel, weight)
+        x = image_step(given.denoise(noisy, level), given.y, given.blur, weight)
         kept = (following / level) ** 2
-        noisy = x + kept * (noisy - x) + following * math.sqrt(1 - kept) * noise(index + 1)
-    return x[..., radius : radius + height, radius : radius + width]
+        noisy = x + kept * (noisy - x) + following * math.sqrt(1 - kept) * given.noise(index + 1, x)
+    return given.within(x)
 
 
 def uncertainty(spread: Tensor, image: Tensor, confidence: float | None = None) -> Tensor:

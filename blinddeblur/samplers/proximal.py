@@ -7,7 +7,7 @@ in a few conjugate-gradient iterations because each starts from the prior's answ
 import torch
 from torch import Tensor
 
-from blinddeblur.physics.convolution import Blur, ConvolutionOfKernel, convolution, gradients
+from blinddeblur.physics.convolution import Blur, Convolution, ConvolutionOfKernel, gradients
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.solvers import conjugate_gradient
 
@@ -16,7 +16,7 @@ KERNEL_ITERATIONS = 15
 INERTIA = 0.3  # of the kernel, relative to the energy of the image's gradients
 
 
-def image_step(x0: Tensor, y: Measurement, kernel: Blur, weight: float, iterations: int | None = None) -> Tensor:
+def image_step(x0: Tensor, y: Measurement, blur: Blur, weight: float, iterations: int = IMAGE_ITERATIONS) -> Tensor:
     """argmin over x of |crop(k * x) - y|^2 + weight |x - x0|^2; in linear light, one Gauss-Newton step towards it.
 
     In linear light both terms stay in units of pixels: noise there, and the prior's error, grow with the slope of
@@ -28,33 +28,33 @@ def image_step(x0: Tensor, y: Measurement, kernel: Blur, weight: float, iteratio
     Args:
         x0: (B, C, H + K - 1, W + K - 1), the prior's image, and the start.
         y: the measurement, (B, C, H, W).
-        kernel: (K, K), or a mixture for the pixels of y.
+        blur: of the pixels of y.
         weight: variance of the measurement over that of the prior's image.
-        iterations: of conjugate gradients; None for IMAGE_ITERATIONS.
+        iterations: of conjugate gradients.
     """
-    blur = convolution(kernel, (x0.shape[-2], x0.shape[-1]))
+    convolution = Convolution(blur, (x0.shape[-2], x0.shape[-1]))
     gain, power = y.slope(x0), 1 / y.slope(y.y) ** 2
-    target = y.light(y.y) - blur.forward(y.light(x0) - gain * x0)  # for gain * x; light itself where that is x
+    target = y.light(y.y) - convolution.forward(y.light(x0) - gain * x0)  # for gain * x; light itself where that is x
 
     def borderless(x: Tensor) -> Tensor:
-        return blur.solve(x, weight)
+        return convolution.solve(x, weight)
 
     def solved(counts: Tensor, start: Tensor) -> Tensor:
         trust = counts * power
 
         def normal(x: Tensor) -> Tensor:
-            return gain * blur.adjoint(trust * blur.forward(gain * x)) + weight * x
+            return gain * convolution.adjoint(trust * convolution.forward(gain * x)) + weight * x
 
-        right = gain * blur.adjoint(trust * target) + weight * x0
-        return conjugate_gradient(normal, right, start, iterations or IMAGE_ITERATIONS, borderless)
+        right = gain * convolution.adjoint(trust * target) + weight * x0
+        return conjugate_gradient(normal, right, start, iterations, borderless)
 
     x = solved(~y.clipped, x0)
     if y.clipped.any():
-        x = solved(~y.clipped | (blur.forward(gain * x) < target), x)
+        x = solved(~y.clipped | (convolution.forward(gain * x) < target), x)
     return x
 
 
-def kernel_step(x0: Tensor, y: Measurement, kernel: Tensor) -> Tensor:
+def kernel_step(x0: Tensor, y: Measurement, kernel: Tensor, iterations: int = KERNEL_ITERATIONS) -> Tensor:
     """argmin over k of |crop(grad x0 * k) - grad y|^2 + inertia |grad x0|^2 |k - kernel|^2, neither clipped nor scaled.
 
     Gradients rather than values, because edges tell of the blur and flat areas do not; of the mean over the
@@ -65,6 +65,7 @@ def kernel_step(x0: Tensor, y: Measurement, kernel: Tensor) -> Tensor:
         x0: (B, C, H + K - 1, W + K - 1), the prior's image.
         y: the measurement, (B, C, H, W).
         kernel: (K, K), the estimate so far, and the start.
+        iterations: of conjugate gradients.
     """
     y, x0 = y.grey(), y.grey_of(x0)
     edges, target = gradients(y.light(x0)), gradients(y.light(y.y))
@@ -76,7 +77,7 @@ def kernel_step(x0: Tensor, y: Measurement, kernel: Tensor) -> Tensor:
         return (blur.adjoint(power * blur.forward(k[0])) + inertia * k[0])[None]
 
     right = blur.adjoint(power * target) + inertia * kernel
-    return conjugate_gradient(normal, right[None], kernel[None], KERNEL_ITERATIONS)[0]
+    return conjugate_gradient(normal, right[None], kernel[None], iterations)[0]
 
 
 def _of_both_ends(weight: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What a prior believes: images or kernels out of noise, without any measurement.
 
-The reverse diffusion of Song et al. 2021 in the variance-exploding form, by Euler's method between the noise levels of
-Karras et al. 2022, equation 5.
+The reverse diffusion of Song et al. 2021 in the variance-exploding form, by Euler's method between noise levels
+such as `schedule.curved`.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,6 @@ import torch
 from torch import Tensor
 
 from blinddeblur.samplers.schedule import Denoiser
-
-CURVATURE = 7.0  # rho of Karras et al.: larger puts more of the steps at low noise
-
-
-def noise_levels(start: float, end: float, steps: int) -> list[float]:
-    """`steps` noise levels from `start` down to `end`, then 0."""
-    low, high = end ** (1 / CURVATURE), start ** (1 / CURVATURE)
-    return [(high + (low - high) * i / (steps - 1)) ** CURVATURE for i in range(steps)] + [0.0]
 
 
 def sample(

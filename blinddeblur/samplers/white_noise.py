@@ -35,16 +35,3 @@ def white_noise(key: tuple[int, ...], top: int, left: int, shape: tuple[int, int
             inner = block[:, rows.start - first :, columns.start - second :]
             part.copy_(inner[:, : part.shape[1], : part.shape[2]])
     return noise[None]
-
-
-def around(key: tuple[int, ...], place: tuple[int, int], radius: int, like: Tensor) -> Tensor:
-    """Noise in the shape (1, C, h, w) and on the device of `like`, which reaches `radius` pixels beyond `place`.
-
-    Args:
-        key: which noise.
-        place: row and column of a tile in its photo.
-        radius: of the blur, by which `like` begins above and left of the tile.
-        like: what the noise is for.
-    """
-    _, channels, height, width = like.shape
-    return white_noise(key, place[0] - radius, place[1] - radius, (channels, height, width)).to(like)

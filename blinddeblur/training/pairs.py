@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from blinddeblur.physics.convolution import Convolution
+from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.kernels import PRIOR_SIZE, to_prior
 from blinddeblur.training.photo_crops import PhotoCrops
 from blinddeblur.training.random_kernels import random_kernel
@@ -50,8 +50,7 @@ def blurred(sharp: Tensor, rng: np.random.Generator) -> Pairs:
         (B, 1, 64, 64), the kernels as a prior sees them, in [0, 1].
     """
     drawn = [torch.from_numpy(random_kernel(rng, KERNEL_SIZE)) for _ in sharp]
-    convolution = Convolution(torch.stack(drawn)[:, None], (sharp.shape[-2], sharp.shape[-1]))
-    y = convolution.forward(sharp.mean(dim=1, keepdim=True))
+    y = blur(sharp.mean(dim=1, keepdim=True), torch.stack(drawn))
     low, high = np.log(NOISE)
     sigma = torch.from_numpy(np.exp(rng.uniform(low, high, len(sharp))).astype(np.float32))
     noise = torch.from_numpy(rng.standard_normal(y.shape, dtype=np.float32))

@@ -7,20 +7,17 @@ ones, by what the spectrum and the tilts say of it and by how well it explains t
 tilts of all frames are Gauss-Newton steps under their Gaussian prior, now against the image itself, blurred.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from blinddeblur.physics.atmosphere import Blurs
-from blinddeblur.physics.convolution import blur, extend, gradients
+from blinddeblur.physics.convolution import Blur, blur, gradients
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
-from blinddeblur.progress import Step
-from blinddeblur.samplers.fast import MODEL_ERROR, MODEL_FLOOR, PRIOR_SHARE
-from blinddeblur.samplers.proximal import image_step
-from blinddeblur.samplers.restoration import restore
+from blinddeblur.progress import Step, unseen
+from blinddeblur.samplers import fast
 from blinddeblur.samplers.schedule import Denoiser, log_spaced
 from blinddeblur.turbulence import blur_width, registration
 from blinddeblur.turbulence.tilt_step import CELL
@@ -31,7 +28,7 @@ EVIDENCE = 300.0  # measurements that all edges count for; they are more, but sh
 REGISTRATIONS = 2  # of the tilts on the way, however many steps there are
 
 
-def sample(
+def estimate(
     denoise: Denoiser,
     frames: Sequence[Tensor],
     tilts: Tensor,
@@ -41,7 +38,7 @@ def sample(
     sigma: float,
     steps: int,
     generator: torch.Generator | None = None,
-    callback: Callable[[Step], None] = lambda step: None,
+    callback: Callable[[Step], None] = unseen,
 ) -> tuple[Tensor, Tensor]:
     """Refine the image, the blur that the frames share and the tilts of all frames together.
 
@@ -61,23 +58,21 @@ def sample(
         the kernel (K, K) of the blur, and tilts as `registration.register` has them. The image follows from both.
     """
     left = sigma * float(weights.square().sum().sqrt())
-    model_sigma = math.hypot(MODEL_ERROR * left, MODEL_FLOOR)
     seen = registration.still(frames, tilts, weights, sigma)
     belief = blur_width.from_spectrum(seen, blurs, left)
     if len(frames) > 1:
         belief = belief + blur_width.from_tilts(tilts, CELL, prior, blurs)
     kernel, y = blurs.kernels[blur_width.median(belief)], Measurement.of(seen)
-    x = extend(restore(denoise, y, kernel, model_sigma, FIRST_STEPS), kernel.shape[-1] // 2)
+    x, error = fast.first_image(denoise, y, Blur.uniform(kernel), left, FIRST_STEPS)
     registrations = {round((i + 1) * steps / (REGISTRATIONS + 1)) for i in range(REGISTRATIONS)}
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
-        noise = torch.randn(x.shape, generator=generator).to(x)
-        x0 = denoise(x + level * noise, level)
+        x0 = fast.renewed(denoise, x, level, generator)
         kernel = blurs.kernels[blur_width.median(belief + evidence(x0, y, blurs))]
         if len(frames) > 1 and index in registrations:
             expected = blur(x0, kernel)
             tilts = registration.registered(frames, expected, tilts, prior, sigma)
             y = Measurement.of(registration.fused(frames, tilts, weights, expected, sigma))
-        x = image_step(x0, y, kernel, PRIOR_SHARE * (model_sigma / level) ** 2)
+        x = fast.explaining(x0, y, Blur.uniform(kernel), error, level)
         callback(Step(index, steps, x, kernel))
     return kernel, tilts
 

@@ -1,7 +1,6 @@
 """The whole way of frames through the engine for turbulence: sharper, of their own type, or refused in words."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,7 @@ import pytest
 import skimage.data
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
-from scenes import agreement, blurred, psnr, sharp, streak, turbulent
+from scenes import agreement, blurred, guided, psnr, sharp, stored_prior, streak, turbulent
 
 from blinddeblur.engine.pipeline import Engine
 from blinddeblur.engine.result import SequenceResult
@@ -18,7 +16,6 @@ from blinddeblur.engine.scene import TurbulenceEngine, stabilised
 from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError, WeightsError
 from blinddeblur.physics.tilt import enlarged, warp
 from blinddeblur.priors.compact import CompactUNet
-from blinddeblur.priors.guided_diffusion import GuidedDiffusionUNet
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
 from blinddeblur.progress import Step
 from blinddeblur.settings import SequenceSettings, Settings
@@ -417,33 +414,3 @@ def moving(channels: int = 1) -> NDArray[np.float32]:
 
 def picture(image: torch.Tensor) -> NDArray[np.float32]:
     return image[0].permute(1, 2, 0).numpy()
-
-
-def guided(folder: Path, kind: str, channels: int) -> str:
-    """A small network for images of 64 x 64 pixels that takes nothing for noise."""
-    parameters = {"image_size": 64, "channels": channels, "width": 32, "residual_blocks": 1, "head_channels": 32}
-    network = GuidedDiffusionUNet(attention=[], **parameters)
-    return stored_prior(folder, kind, "guided-diffusion", network, parameters | {"attention": []})
-
-
-def stored_prior(
-    folder: Path, kind: str, architecture: str, network: torch.nn.Module, parameters: dict[str, object]
-) -> str:
-    """The folder of a prior, as a training writes it."""
-    file = folder / f"{kind}.safetensors"
-    save_file(network.state_dict(), file)
-    values = ", ".join(f"{name} = {value}" for name, value in parameters.items())
-    (folder / "weights.toml").write_text(
-        f'''[tiny-{kind}]
-kind = "{kind}"
-architecture = "{architecture}"
-parameters = {{ {values} }}
-file = "{file.name}"
-addresses = []
-sha256 = "{hashlib.sha256(file.read_bytes()).hexdigest()}"
-licence = "none"
-trained_on = "nothing"
-bundled = false
-'''
-    )
-    return str(folder)

@@ -14,7 +14,7 @@ from blinddeblur.estimation import search
 from blinddeblur.estimation.judging import Estimate, judge, residual
 from blinddeblur.estimation.search import MARGIN, classical_guess, estimate, largest_kernel, learned_guesses
 from blinddeblur.physics import kernels
-from blinddeblur.physics.convolution import blur
+from blinddeblur.physics.convolution import Blur, blur
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.progress import Step
 from blinddeblur.samplers.schedule import Denoiser
@@ -61,8 +61,8 @@ def test_the_evidence_is_the_density_it_claims_to_be() -> None:
     columns = scene[..., :-1, 1:] - scene[..., :-1, :-1]
     roots = torch.cat([rows, columns]).abs().sqrt().mean()
     assert found.evidence == pytest.approx(-4 * math.log(float(roots)), abs=1e-4)
-    assert residual(scene, y, torch.ones(1, 1)) == pytest.approx(0, abs=1e-6)
-    assert residual(scene + 0.1, y, torch.ones(1, 1)) == pytest.approx(0.1, abs=1e-4)
+    assert residual(scene, y, Blur.uniform(torch.ones(1, 1))) == pytest.approx(0, abs=1e-6)
+    assert residual(scene + 0.1, y, Blur.uniform(torch.ones(1, 1))) == pytest.approx(0.1, abs=1e-4)
 
 
 def test_doubt_counts_as_noise() -> None:

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blinddeblur.physics.convolution import (
+    Blur,
     Convolution,
     ConvolutionOfKernel,
     blur,
@@ -39,7 +40,7 @@ def test_blur_moves_the_image_where_the_kernel_points() -> None:
 def test_adjoints(size: int, height: int, width: int) -> None:
     x, kernel = random(2, 3, height, width), random(size, size, seed=1)
     y = random(2, 3, height - size + 1, width - size + 1, seed=2)
-    forward, of_kernel = Convolution(kernel, (height, width)), ConvolutionOfKernel(x, size)
+    forward, of_kernel = Convolution(Blur.uniform(kernel), (height, width)), ConvolutionOfKernel(x, size)
     torch.testing.assert_close((forward.forward(x) * y).sum(), (x * forward.adjoint(y)).sum())
     torch.testing.assert_close(of_kernel.forward(kernel), forward.forward(x))
     torch.testing.assert_close((of_kernel.forward(kernel) * y).sum(), (kernel * of_kernel.adjoint(y)).sum())

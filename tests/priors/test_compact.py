@@ -7,7 +7,7 @@ from torch import nn
 import blinddeblur
 from blinddeblur.errors import EstimationError, UsageError, WeightsError
 from blinddeblur.priors.compact import CompactUNet
-from blinddeblur.priors.guided_diffusion import linear_alpha_bar
+from blinddeblur.priors.ddpm import linear_alpha_bar
 from blinddeblur.priors.loading import Prior, build
 from blinddeblur.weights import store as weights
 

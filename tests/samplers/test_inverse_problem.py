@@ -16,7 +16,7 @@ from blinddeblur import sample_posterior
 from blinddeblur.errors import EstimationError, UsageError
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
-from blinddeblur.priors.guided_diffusion import linear_alpha_bar
+from blinddeblur.priors.ddpm import linear_alpha_bar
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
 from blinddeblur.samplers import blinddps, parallel
 from blinddeblur.samplers.parallel import Estimates, Unknown, clipped
@@ -51,9 +51,8 @@ def test_blind_deblurring_is_a_call_of_it() -> None:
     mean = torch.full((1, 1, 64, 64), -1.0)
     mean[..., 31:34, 30:35] = 0.7
     priors = {"image": Gaussian(0.1, 0.5, v=0.4), "kernel": Gaussian(mean, 0.3)}
-    settings = blinddps.Settings(steps=20, sparsity_weight=0.5)
     image, kernel = blinddps.sample(
-        priors["image"], priors["kernel"], linear_alpha_bar(), y, 5, settings, generator=generator(1)
+        priors["image"], priors["kernel"], y, 5, 20, sparsity_weight=0.5, generator=generator(1)
     )
     found = sample_posterior(
         2 * y - 1,
@@ -61,7 +60,7 @@ def test_blind_deblurring_is_a_call_of_it() -> None:
         priors,
         {"image": (1, 1, 16, 18), "kernel": (1, 1, 64, 64)},
         steps=20,
-        penalty=lambda image, kernel: 0.5 * blinddps.sparsity((kernel + 1) / 2, "l1"),
+        penalty=lambda image, kernel: 0.5 * blinddps.sparseness((kernel + 1) / 2, "l1"),
         generator=generator(1),
     )
     torch.testing.assert_close(kernels.from_prior((found["kernel"] + 1) / 2, 5)[0, 0], kernel)
@@ -83,7 +82,7 @@ def test_it_is_parallel_diffusion_of_what_is_named() -> None:
             "factor": Unknown((1,), None, 0.01),
         }
         alpha_bar = linear_alpha_bar() if clip else torch.linspace(0.99, 0.01, 50)
-        expected = parallel.sample(unknowns, objective, alpha_bar, 20, generator(2))
+        expected = parallel.sample(unknowns, objective, 20, alpha_bar, generator(2))
         options: dict[str, Any] = {}
         if not clip:
             options = {

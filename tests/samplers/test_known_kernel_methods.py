@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gaussian import Gaussian
-from scenes import blurred, streak
-from test_turbulence_engine import guided
+from gaussian import GaussianImage
+from scenes import blurred, guided, streak
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -18,12 +17,11 @@ from blinddeblur.cli import app
 from blinddeblur.engine.pipeline import Engine
 from blinddeblur.errors import UsageError
 from blinddeblur.files import photo
-from blinddeblur.physics.convolution import blur
+from blinddeblur.physics.convolution import Blur, blur
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.priors.guided_diffusion import linear_alpha_bar
 from blinddeblur.samplers import ddnm, diffpir, dps
-from blinddeblur.samplers.parallel import levels
-from blinddeblur.samplers.schedule import Denoiser
+from blinddeblur.samplers.deblurring import Deblurring
+from blinddeblur.samplers.schedule import levels
 from blinddeblur.samplers.white_noise import white_noise
 from blinddeblur.settings import Settings
 
@@ -50,9 +48,12 @@ def noise(index: int, channels: int = 1) -> Tensor:
     return white_noise((7, index), -RADIUS, -RADIUS, (channels, WIDE, WIDE)).double()
 
 
-def denoiser(mean: float | Tensor, deviation: float) -> Denoiser:
-    """The Gaussian prior in [0, 1]."""
-    return lambda x, sigma: mean + deviation**2 / (deviation**2 + sigma**2) * (x - mean)
+def given(
+    prior: object, y: Measurement | Tensor, kernel: Tensor, sigma: float, steps: int, **more: object
+) -> Deblurring:
+    pixels = y if isinstance(y, Measurement) else Measurement.of(y)
+    denoise = getattr(prior, "denoise", prior)
+    return Deblurring(denoise, pixels, Blur.uniform(kernel), sigma, steps, **({"key": (7,), "prior": prior} | more))  # type: ignore[arg-type]
 
 
 def inside(x: Tensor) -> Tensor:
@@ -64,7 +65,9 @@ def inside(x: Tensor) -> Tensor:
 def test_dps_by_hand(photons: float | None) -> None:
     """Two steps of Algorithm 1, the gradient of the squared norm spelled out."""
     y, forward, zeta = measurement().y, dense(), 0.7
-    found = dps.restore(Gaussian(0.1, 0.5), ALPHA_BAR, y, KERNEL, 0.1, photons, 2, zeta, key=(7,))
+    sigma = 0.1 if photons is None else math.sqrt(float(y.mean()) / photons)
+    task = given(GaussianImage(0.55, 0.25), y, KERNEL, sigma, 2, poisson=photons is not None)
+    found = dps.restore(task, zeta, ALPHA_BAR)
     target = (2 * y - 1).flatten()
     near = torch.tensor([[abs(a - b) <= 2 for b in range(SIDE)] for a in range(SIDE)]).double()
     counted = 3 * (torch.kron(near, near) @ y.flatten()) / torch.kron(near, near).sum(dim=1)  # in 5x5 pixels
@@ -110,10 +113,9 @@ def test_weights_even_out_the_noise_of_photons() -> None:
 
 def test_dps_moves_further_where_there_is_less_noise() -> None:
     y, kernel = torch.rand(1, 1, 20, 22), KERNEL.float()
-    prior = Gaussian(0.0, 0.5)
 
     def drawn(sigma: float, zeta: float | None = None) -> Tensor:
-        return dps.restore(prior, linear_alpha_bar(), y, kernel, sigma, None, 5, zeta)
+        return dps.restore(given(GaussianImage(0.5, 0.25), y, kernel, sigma, 5), zeta)
 
     assert drawn(0.02).equal(drawn(0.3, 4.0))
     assert drawn(0.0).equal(drawn(0.3, 16.0))
@@ -125,10 +127,10 @@ def test_ddnm_without_noise_takes_the_range_of_the_measurement() -> None:
     kernel = (KERNEL + 2 * torch.eye(3)[1].outer(torch.eye(3)[1])) / 3
     y, forward = measurement(), dense(kernel)
     seen: list[Tensor] = []
-    ddnm.restore(
-        denoiser(0.4, 0.2), ALPHA_BAR, y, kernel, 0.0, 2, (7,), callback=lambda s: seen.append(s.image), iterations=300
-    )
-    x0 = denoiser(0.4, 0.2)((noise(0) / 0.3**0.5 + 1) / 2, (0.7 / 0.3) ** 0.5 / 2).flatten()
+    prior = GaussianImage(0.4, 0.2)
+    task = given(prior, y, kernel, 0.0, 2, callback=lambda s: seen.append(s.image))
+    ddnm.restore(task, iterations=300, alpha_bar=ALPHA_BAR)
+    x0 = prior.denoise((noise(0) / 0.3**0.5 + 1) / 2, (0.7 / 0.3) ** 0.5 / 2).flatten()
     inverse = torch.linalg.pinv(forward)
     expected = x0 - inverse @ (forward @ x0 - y.y.flatten())
     assert float(torch.linalg.svdvals(forward).min()) > 0.2  # so that Tikhonov's weight hardly counts
@@ -138,12 +140,9 @@ def test_ddnm_without_noise_takes_the_range_of_the_measurement() -> None:
 
 @in_float64
 @pytest.mark.parametrize("sigma", [0.004, 0.3])
-def test_noise_that_ddnm_passes_on_and_fresh_noise_are_white_together(
-    monkeypatch: pytest.MonkeyPatch, sigma: float
-) -> None:
+def test_noise_that_ddnm_passes_on_and_fresh_noise_are_white_together(sigma: float) -> None:
     """The condition of DDNM+ on all singular vectors; once with LEAST_WEIGHT, once with the weight at its limit."""
-    monkeypatch.setattr(ddnm, "DETAILS", 1e3)
-    number, level = 1500, levels(ALPHA_BAR, 2)[0]
+    number, level = 1500, levels(2, ALPHA_BAR)[0]
     limit = ddnm.least_weight(level, sigma)
     assert limit is not None
     assert (limit > ddnm.LEAST_WEIGHT) == (sigma == 0.3)
@@ -155,7 +154,7 @@ def test_noise_that_ddnm_passes_on_and_fresh_noise_are_white_together(
         states.append(2 * x - 1)
         return torch.full_like(x, 0.5)
 
-    ddnm.restore(sure, ALPHA_BAR, y, KERNEL, sigma, 2, (7,), iterations=40)
+    ddnm.restore(given(sure, y, KERNEL, sigma, 2), 1e3, 40, ALPHA_BAR)
     from_x_t = (1 - level.beta) ** 0.5 * (1 - level.previous) / (1 - level.alpha_bar)
     state = states[1] * level.previous**0.5 - from_x_t * noise(0, number)
     rows = state.reshape(number, -1) @ torch.linalg.svd(dense()).Vh.T
@@ -166,13 +165,12 @@ def test_noise_that_ddnm_passes_on_and_fresh_noise_are_white_together(
 
 @in_float64
 @pytest.mark.parametrize("details", [0.2, 1e3])
-def test_ddnm_takes_tikhonovs_inverse(monkeypatch: pytest.MonkeyPatch, details: float) -> None:
-    monkeypatch.setattr(ddnm, "DETAILS", details)
+def test_ddnm_takes_tikhonovs_inverse(details: float) -> None:
     y, forward, sigma = measurement(), dense(), 0.3
     seen: list[Tensor] = []
-    prior = denoiser(0.4, 0.2)
-    ddnm.restore(prior, ALPHA_BAR, y, KERNEL, sigma, 2, (7,), callback=lambda s: seen.append(s.image), iterations=100)
-    x0 = prior((noise(0) / 0.3**0.5 + 1) / 2, (0.7 / 0.3) ** 0.5 / 2).flatten()
+    prior = GaussianImage(0.4, 0.2)
+    ddnm.restore(given(prior, y, KERNEL, sigma, 2, callback=lambda s: seen.append(s.image)), details, 100, ALPHA_BAR)
+    x0 = prior.denoise((noise(0) / 0.3**0.5 + 1) / 2, (0.7 / 0.3) ** 0.5 / 2).flatten()
     beta = 1 - 0.3 / 0.9
     weight = (0.9**0.5 * beta / 0.7 * 2 * sigma / (2 * math.sqrt(beta * 0.1 / 0.7))) ** 2
     weight = max(weight, (sigma / details) ** 2)
@@ -184,12 +182,12 @@ def test_ddnm_takes_tikhonovs_inverse(monkeypatch: pytest.MonkeyPatch, details: 
 @in_float64
 def test_diffpir_by_hand() -> None:
     y, forward, sigma, strength, fresh = measurement(), dense(), 0.2, 2.0, 0.3
-    prior = denoiser(0.4, 0.2)
-    found = diffpir.restore(prior, ALPHA_BAR, y, KERNEL, sigma, 2, strength, fresh, (7,), iterations=100)
+    prior = GaussianImage(0.4, 0.2)
+    found = diffpir.restore(given(prior, y, KERNEL, sigma, 2), strength, fresh, 100, ALPHA_BAR)
     x = noise(0).flatten()
     for index, (now, before) in enumerate(((0.3, 0.9), (0.9, 1.0))):
         ratio = ((1 - now) / now) ** 0.5  # on [-1, 1]
-        x0 = prior((x / now**0.5 + 1) / 2, ratio / 2)
+        x0 = prior.denoise((x / now**0.5 + 1) / 2, ratio / 2)
         rho = strength * (2 * sigma) ** 2 / ratio**2
         normal = forward.T @ forward + rho * torch.eye(WIDE**2)
         x_hat = 2 * torch.linalg.solve(normal, forward.T @ y.y.flatten() + rho * x0) - 1
@@ -203,11 +201,8 @@ def restorer(method: str, mean: Tensor, deviation: float, kernel: Tensor) -> Cal
     """A method with a Gaussian prior, 100 steps, as (y, mean, place) -> image."""
 
     def run(y: Measurement, mean: Tensor = mean, place: tuple[int, int] = (0, 0)) -> Tensor:
-        if method == "dps":
-            prior = Gaussian(2 * mean - 1, 2 * deviation)
-            return dps.restore(prior, linear_alpha_bar(), y.y, kernel, 0.01, None, 100, 20.0, (3,), place)
-        restore = ddnm.restore if method == "ddnm" else diffpir.restore
-        return restore(denoiser(mean, deviation), linear_alpha_bar(), y, kernel, 0.01, 100, key=(3,), place=place)
+        task = given(GaussianImage(mean, deviation), y, kernel, 0.01, 100, key=(3,), place=place)
+        return {"dps": lambda g: dps.restore(g, 20.0), "ddnm": ddnm.restore, "diffpir": diffpir.restore}[method](task)
 
     return run
 
@@ -243,18 +238,20 @@ def test_tiles_agree_where_they_overlap(method: str) -> None:
     assert float(apart) < 0.3 * float(far)
 
 
-def test_a_network_of_fixed_size_sees_only_that_size() -> None:
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_of_fixed_size_sees_only_that_size_and_all_its_channels(channels: int) -> None:
     shapes = set()
 
-    def prior(x_t: Tensor, t: int, alpha_bar: float) -> tuple[Tensor, None]:
-        shapes.add(tuple(x_t.shape))
-        return 0.1 * x_t, None
+    class Fixed:
+        channels, image_size = 3, 30
 
-    found = dps.restore(
-        prior, linear_alpha_bar(), torch.rand(1, 3, 20, 22), KERNEL.float(), 0.01, steps=2, shape=(30, 30)
-    )
+        def predict(self, x_t: Tensor, t: int, alpha_bar: float) -> tuple[Tensor, None]:
+            shapes.add(tuple(x_t.shape))
+            return 0.1 * x_t, None
+
+    found = dps.restore(given(Fixed(), torch.rand(1, channels, 20, 22), KERNEL.float(), 0.01, 2))
     assert shapes == {(1, 3, 30, 30)}
-    assert found.shape == (1, 3, 20, 22)
+    assert found.shape == (1, channels, 20, 22)
 
 
 @pytest.mark.parametrize(

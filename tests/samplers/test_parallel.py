@@ -13,11 +13,12 @@ from blinddeblur.errors import EstimationError
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.tilt import warp
-from blinddeblur.priors.guided_diffusion import linear_alpha_bar
+from blinddeblur.priors.ddpm import linear_alpha_bar
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
 from blinddeblur.progress import Step
 from blinddeblur.samplers import blinddps_turbulence
-from blinddeblur.samplers.parallel import Diffusion, Estimates, Level, Unknown, clipped, levels, sample
+from blinddeblur.samplers.parallel import Estimates, Unknown, clipped, sample
+from blinddeblur.samplers.schedule import Diffusion, Level, levels
 from blinddeblur.tiles import Tile
 
 pytestmark = pytest.mark.usefixtures("in_float64")
@@ -33,12 +34,12 @@ def error(a: Tensor, b: Tensor) -> float:
 
 def test_schedule_ends_without_noise_and_follows_the_table() -> None:
     alpha_bar = linear_alpha_bar()
-    full = levels(alpha_bar, 1000)
+    full = levels(1000)
     assert [level.t for level in full] == list(range(999, -1, -1))
     assert full[0].beta == pytest.approx(0.02)
     assert full[-1].beta == pytest.approx(1e-4)
     assert full[-1].previous == 1
-    few = levels(alpha_bar, 10)
+    few = levels(10, alpha_bar)
     assert few[0].t == 999
     assert few[-1].t == 0
     assert math.prod(1 - level.beta for level in few) == pytest.approx(float(alpha_bar[999]))
@@ -58,7 +59,7 @@ def test_ancestral_step_by_hand() -> None:
 def test_ancestral_steps_sample_the_prior() -> None:
     prior, source = Gaussian(0.3, 0.2), generator()
     x = torch.randn(20000, generator=source)
-    for level in levels(linear_alpha_bar(), 1000):
+    for level in levels(1000):
         x0, v = prior(x, level.t, level.alpha_bar)
         x = level.ancestral(x, x0, v, torch.randn(x.shape, generator=source))
     assert float(x.mean()) == pytest.approx(0.3, abs=0.01)
@@ -73,7 +74,7 @@ def test_one_step_by_hand() -> None:
     def objective(estimates: Estimates) -> Tensor:
         return (estimates["a"] * (1 + estimates["b"]) - 1).norm()
 
-    found = sample(unknowns, objective, alpha_bar, 2, generator(1))
+    found = sample(unknowns, objective, 2, alpha_bar, generator(1))
 
     source = generator(1)
     a, b = torch.randn(1, 3, generator=source), torch.zeros(3)
@@ -96,7 +97,7 @@ def test_without_a_measurement_it_samples_the_priors() -> None:
     def indifferent(estimates: Estimates) -> Tensor:
         return 0 * (estimates["x"].sum() + estimates["k"].sum())
 
-    found = sample(unknowns, indifferent, linear_alpha_bar(), generator=generator())
+    found = sample(unknowns, indifferent, generator=generator())
     for name, mean, deviation in (("x", 0.3, 0.2), ("k", -0.5, 0.1)):
         assert float(found[name].mean()) == pytest.approx(mean, abs=0.01)
         assert float(found[name].std()) == pytest.approx(deviation, abs=0.01)
@@ -119,21 +120,21 @@ def test_it_recovers_what_the_measurement_tells(diffused: bool) -> None:
         "numbers": Unknown((400,), Gaussian(mean, 0.1)),
         "factor": Unknown((1,), Gaussian(0.0, 0.3) if diffused else None, 0.002),  # all 400 pull at it
     }
-    found = sample(unknowns, objective, linear_alpha_bar(), generator=generator())
+    found = sample(unknowns, objective, generator=generator())
     torch.testing.assert_close(found["factor"], factor, rtol=0, atol=0.05)
     assert error(found["numbers"], truth) < 0.2 * error(mean, truth)
     assert values[-1] < 0.1 * values[0]
 
 
 def test_an_unknown_without_prior_stays_in_its_range() -> None:
-    found = sample({"x": Unknown((4,), None, 0.1)}, lambda e: (e["x"] - 3).norm(), linear_alpha_bar(), 100, generator())
+    found = sample({"x": Unknown((4,), None, 0.1)}, lambda e: (e["x"] - 3).norm(), 100, generator=generator())
     assert torch.equal(found["x"], torch.ones(4))
 
 
 def test_the_callback_is_told_of_every_step() -> None:
     told: list[tuple[int, Estimates]] = []
     unknowns = {"x": Unknown((5,), clipped(Gaussian(0.0, 9.0)))}
-    sample(unknowns, lambda e: e["x"].norm(), linear_alpha_bar(), 7, generator(), callback=lambda *a: told.append(a))
+    sample(unknowns, lambda e: e["x"].norm(), 7, generator=generator(), callback=lambda *a: told.append(a))
     assert [index for index, _ in told] == list(range(7))
     assert all(float(estimates["x"].abs().max()) <= 1 for _, estimates in told)
     assert not any(estimates["x"].requires_grad for _, estimates in told)
@@ -145,7 +146,39 @@ def test_divergence_names_the_unknown() -> None:
 
     unknowns = {"image": Unknown((3,), Gaussian(0.0, 1.0)), "tilt": Unknown((3,), broken)}
     with pytest.raises(EstimationError, match="of the tilt diverged at step 1"):
-        sample(unknowns, lambda e: e["image"].norm() + e["tilt"].nan_to_num().norm(), linear_alpha_bar(), 3)
+        sample(unknowns, lambda e: e["image"].norm() + e["tilt"].nan_to_num().norm(), 3)
+
+
+def test_parts_take_turns_and_what_they_share_moves_after_all() -> None:
+    """Two parts of an image and a factor that they share: one step spelled out, and what the callback is told."""
+    alpha_bar, told, seen = torch.tensor([0.5]), [], []
+    unknowns = {n: Unknown((2,), Gaussian(0.1, 0.5), 0.2) for n in ("left", "right")}
+    unknowns["factor"] = Unknown((1,), Gaussian(0.3, 0.4), 0.1)
+
+    def objective(estimates: Estimates) -> Tensor:
+        (name,) = estimates.keys() - {"factor"}
+        seen.append(name)
+        return (estimates[name] * estimates["factor"] - (1 if name == "left" else 2)).square().sum()
+
+    start = {n: torch.randn(u.shape, generator=generator(i)) for i, (n, u) in enumerate(unknowns.items())}
+    found = sample(
+        unknowns,
+        objective,
+        1,
+        alpha_bar,
+        callback=lambda index, estimates: told.append(estimates),
+        noise=lambda name, index: start[name].clone(),
+        parts=["left", "right"],
+    )
+    assert seen == ["left", "right"]
+    slopes = {n: u.prior.deviation**2 * 0.5**0.5 / (u.prior.deviation**2 * 0.5 + 0.5) for n, u in unknowns.items()}  # type: ignore[union-attr]
+    x0 = {n: u.prior.mean + slopes[n] * (start[n] - 0.5**0.5 * u.prior.mean) for n, u in unknowns.items()}  # type: ignore[union-attr]
+    rest = {n: x0[n] * x0["factor"] - target for n, target in (("left", 1), ("right", 2))}
+    for name, r in rest.items():
+        torch.testing.assert_close(found[name], x0[name] - 0.2 * slopes[name] * 2 * r * x0["factor"])
+    pull = sum(float((2 * r * x0[name]).sum()) for name, r in rest.items()) / 2
+    torch.testing.assert_close(found["factor"], x0["factor"] - 0.1 * slopes["factor"] * pull)
+    torch.testing.assert_close(told[0], x0)
 
 
 TILT = KolmogorovTilt(1.5, 24)
@@ -193,7 +226,7 @@ class Setting:
         self, priors: dict[str, Diffusion], steps: int = 20, seed: int = 0, **options: object
     ) -> blinddps_turbulence.Restored:
         return blinddps_turbulence.sample(
-            priors["image"], priors["kernel"], priors["tilt"], linear_alpha_bar(), self.y, SIZE, UNIT, steps,
+            priors["image"], priors["kernel"], priors["tilt"], self.y, SIZE, UNIT, steps,
             generator=generator(seed), **options,  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -278,7 +311,7 @@ def shipped(y: Tensor, prior: KolmogorovTilt, steps: int, seed: int) -> blinddps
     torch.set_default_dtype(torch.float32)
     photo, kernel = blinddeblur.load_prior("photo"), blinddeblur.load_prior("kernel")
     priors = (photo.predict, kernel.predict, prior.predict)
-    return blinddps_turbulence.sample(*priors, linear_alpha_bar(), y, 15, prior.unit, steps, generator=generator(seed))
+    return blinddps_turbulence.sample(*priors, y, 15, prior.unit, steps, generator=generator(seed))
 
 
 def hazy(side: int, prior: KolmogorovTilt) -> Tensor:

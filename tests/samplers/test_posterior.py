@@ -12,10 +12,10 @@ import blinddeblur
 from blinddeblur.engine.pipeline import Engine
 from blinddeblur.errors import OutputError, UsageError
 from blinddeblur.files import photo
-from blinddeblur.physics.convolution import blur
+from blinddeblur.physics.convolution import Blur, blur
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers import posterior
-from blinddeblur.samplers.restoration import model_error
+from blinddeblur.samplers.deblurring import Deblurring, model_error
 from blinddeblur.settings import Settings
 
 QUICK = {"steps": 3, "kernel_size": 9, "device": "cpu"}
@@ -32,10 +32,7 @@ def gaussian_denoiser(x: Tensor, sigma: float) -> Tensor:
     return 0.5 + share * (x - 0.5)
 
 
-def test_samples_of_a_gaussian_prior_have_the_mean_and_variance_of_the_posterior(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(posterior, "SIGMAS", (2.0, 0.01))  # from noise that drowns the prior, as theory has it
+def test_samples_of_a_gaussian_prior_have_the_mean_and_variance_of_the_posterior() -> None:
     side, radius, sigma, number = 12, 2, 0.05, 200
     kernel = torch.from_numpy(streak(2 * radius + 1, 2.5))
     wide = side + 2 * radius
@@ -54,7 +51,8 @@ def test_samples_of_a_gaussian_prior_have_the_mean_and_variance_of_the_posterior
     # The samples are channels, which this prior and the blur treat one by one.
     pixels = y.expand(-1, number, -1, -1)
     stack = Measurement(pixels, torch.zeros_like(pixels, dtype=torch.bool), linear=False)  # a Gaussian clips nothing
-    samples = posterior.sample(gaussian_denoiser, stack, kernel, sigma, steps=200)[0]
+    given = Deblurring(gaussian_denoiser, stack, Blur.uniform(kernel), sigma, 200)
+    samples = posterior.restore(given, (2.0, 0.01))[0]  # from noise that drowns the prior, as theory has it
     assert float(samples.var(dim=0).mean() / variance.mean()) == pytest.approx(1, abs=0.06)
     assert float((samples.mean(dim=0) - mean).square().mean() / variance.mean()) < 3 / number
     by_pixel = samples.var(dim=0) / variance  # as far as 200 samples tell: within four standard deviations, 10 % each

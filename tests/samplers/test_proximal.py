@@ -8,22 +8,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import blinddeblur
-from blinddeblur.physics.convolution import blur, gradients
+from blinddeblur.physics.convolution import Blur, blur, gradients
 from blinddeblur.physics.measurement import Measurement, decoded, decoding_slope, encoded
 from blinddeblur.samplers.proximal import INERTIA, image_step, kernel_step
 
 WEIGHT = 0.3
-
-
-@pytest.fixture
-def converged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Iterations enough for the exact answer."""
-    monkeypatch.setattr("blinddeblur.samplers.proximal.IMAGE_ITERATIONS", 300)
-    monkeypatch.setattr("blinddeblur.samplers.proximal.KERNEL_ITERATIONS", 300)
+ITERATIONS = 300  # enough for the exact answer
 
 
 def uniform(*shape: int, seed: int = 0) -> Tensor:
     return 0.05 + 0.9 * torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def stepped(x0: Tensor, y: Measurement, kernel: Tensor) -> Tensor:
+    return image_step(x0, y, Blur.uniform(kernel), WEIGHT, ITERATIONS).flatten()
 
 
 def kernel_of(size: int) -> Tensor:
@@ -43,24 +41,21 @@ def least_squares(matrix: Tensor, target: Tensor, start: Tensor, weight: float) 
     return torch.linalg.solve(normal, matrix.T @ target + weight * start)
 
 
-@pytest.mark.usefixtures("converged")
 def test_image_step_without_clipping_is_plain_least_squares() -> None:
     x0, y, kernel = uniform(1, 1, 9, 10), uniform(1, 1, 5, 6, seed=1), kernel_of(5)
     expected = least_squares(blur_matrix(kernel, 9, 10), y.flatten(), x0.flatten(), WEIGHT)
-    torch.testing.assert_close(image_step(x0, Measurement.of(y), kernel, WEIGHT).flatten(), expected)
+    torch.testing.assert_close(stepped(x0, Measurement.of(y), kernel), expected)
 
 
-@pytest.mark.usefixtures("converged")
 def test_image_step_in_linear_light_weighs_noise_and_prior_by_the_slopes() -> None:
     x0, y, kernel = uniform(1, 1, 9, 10), uniform(1, 1, 5, 6, seed=1), kernel_of(5)
     noise = decoding_slope(y).flatten()
     matrix = blur_matrix(kernel, 9, 10) * decoding_slope(x0).flatten() / noise[:, None]
     rest = (decoded(y) - blur(decoded(x0), kernel)).flatten() / noise
     expected = x0.flatten() + least_squares(matrix, rest, torch.zeros_like(x0).flatten(), WEIGHT)
-    torch.testing.assert_close(image_step(x0, Measurement.of(y, linear=True), kernel, WEIGHT).flatten(), expected)
+    torch.testing.assert_close(stepped(x0, Measurement.of(y, linear=True), kernel), expected)
 
 
-@pytest.mark.usefixtures("converged")
 def test_clipped_pixels_count_only_where_the_image_would_be_darker() -> None:
     x0, y, kernel = uniform(1, 1, 9, 10), uniform(1, 1, 5, 6, seed=1), kernel_of(5)
     x0[..., :5] += 1.5  # a lamp that is brighter than white, and a part that is too dark
@@ -71,10 +66,9 @@ def test_clipped_pixels_count_only_where_the_image_would_be_darker() -> None:
     assert 0 < darker.sum() < (~counts).sum()
     counts = counts | darker
     expected = least_squares(matrix[counts], y.flatten()[counts], x0.flatten(), WEIGHT)
-    torch.testing.assert_close(image_step(x0, Measurement.of(y), kernel, WEIGHT).flatten(), expected)
+    torch.testing.assert_close(stepped(x0, Measurement.of(y), kernel), expected)
 
 
-@pytest.mark.usefixtures("converged")
 @pytest.mark.parametrize("linear", [False, True])
 def test_kernel_step_is_least_squares_on_the_gradients_without_clipped_pixels(linear: bool) -> None:
     x0, y, kernel = uniform(1, 3, 16, 17), uniform(1, 3, 12, 13, seed=1), kernel_of(5)
@@ -95,7 +89,7 @@ def test_kernel_step_is_least_squares_on_the_gradients_without_clipped_pixels(li
         kernel.flatten(),
         INERTIA * float(gradients(pixels(grey)).square().sum()),
     )
-    torch.testing.assert_close(kernel_step(x0, Measurement.of(y, linear), kernel).flatten(), expected)
+    torch.testing.assert_close(kernel_step(x0, Measurement.of(y, linear), kernel, ITERATIONS).flatten(), expected)
 
 
 def test_light_is_srgb_and_goes_on_smoothly_beyond_black_and_white() -> None:

@@ -1,0 +1,91 @@
+"""What every method is given that restores a photo whose blur is known, or is taken as known."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from blinddeblur.physics.convolution import Blur, extend, inner
+from blinddeblur.physics.measurement import Measurement
+from blinddeblur.progress import Step, unseen
+from blinddeblur.samplers.schedule import Denoiser
+from blinddeblur.samplers.white_noise import white_noise
+
+# What a photo differs by from the blurred image is more than its noise: a kernel is never quite true, and compression
+# and resampling hide the noise but not the misfit. So many times the noise count, and at least so much: for kernels
+# that are taken as true, and for such as are still looked for. Chosen on Levin's photos and on Kodak's.
+TRUE_KERNEL = (1.5, 0.006)
+WRONG_KERNEL = (3.0, 0.01)
+
+
+def model_error(sigma: float, kernel: tuple[float, float] = TRUE_KERNEL) -> float:
+    """Standard deviation of what the best image leaves of a photo with noise sigma, both in image units."""
+    return math.hypot(kernel[0] * sigma, kernel[1])
+
+
+class ImagePrior(Protocol):
+    """What a method that takes gradients through a prior has to know of it; see priors.prior.Prior."""
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def image_size(self) -> int | None: ...
+
+    def predict(self, x_t: Tensor, t: int, alpha_bar: float, /) -> tuple[Tensor, Tensor | None]: ...
+
+
+@dataclass(frozen=True)
+class Deblurring:
+    """A photo, or a tile of one, with its blur.
+
+    Attributes:
+        denoise: the image prior.
+        y: the measurement, (1, C, H, W).
+        blur: of the pixels of y.
+        sigma: standard deviation of the noise of y, in image units.
+        steps: of the method; None for its own number.
+        key: numbers that choose the noise that is drawn, zero or larger.
+        place: row and column of the tile in its photo: the noise belongs to the place, so tiles do not show.
+        callback: told of every step.
+        error: standard deviation of all that y differs by from the blurred image, for methods with a place for that;
+            None for the `model_error` of a true kernel.
+        poisson: whether the noise is that of photons, for methods that know a difference.
+        prior: the image prior, for methods that take gradients through it.
+    """
+
+    denoise: Denoiser
+    y: Measurement
+    blur: Blur
+    sigma: float
+    steps: int | None = None
+    key: tuple[int, ...] = (0,)
+    place: tuple[int, int] = (0, 0)
+    callback: Callable[[Step], None] = unseen
+    error: float | None = None
+    poisson: bool = False
+    prior: ImagePrior | None = None
+
+    @property
+    def unexplained(self) -> float:
+        """The error that counts."""
+        return model_error(self.sigma) if self.error is None else self.error
+
+    def start(self) -> Tensor:
+        """A first guess of the image, (1, C, H + K - 1, W + K - 1): y, continued where the blur fetches light from."""
+        return extend(self.y.y, self.blur.radius)
+
+    def within(self, x: Tensor) -> Tensor:
+        """The part (1, C, H, W) of an image that lies within the frame of y."""
+        return inner(x, self.blur.radius, self.y.y)
+
+    def noise(self, index: int, like: Tensor) -> Tensor:
+        """White noise, one of many by its index, in the shape (1, C, h, w) and on the device of an image."""
+        top, left = (place - self.blur.radius for place in self.place)
+        return white_noise((*self.key, index), top, left, (like.shape[1], like.shape[2], like.shape[3])).to(like)
+
+    def tell(self, index: int, steps: int, x: Tensor) -> None:
+        """Tell the callback of a step."""
+        self.callback(Step(index, steps, x, self.blur.mean))
