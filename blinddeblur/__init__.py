@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from blinddeblur.engine.pipeline import Engine, restore
     from blinddeblur.engine.result import Result, SequenceResult
     from blinddeblur.engine.scene import TurbulenceEngine
+    from blinddeblur.pictures.evolution import Recording
+    from blinddeblur.priors.kolmogorov import KolmogorovTilt
     from blinddeblur.priors.loading import Prior, load_prior
     from blinddeblur.samplers.inverse_problem import sample_posterior
     from blinddeblur.training.random_kernels import random_kernel
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Engine",
+    "KolmogorovTilt",
     "Prior",
+    "Recording",
     "Result",
     "SequenceResult",
     "SequenceSettings",
@@ -47,6 +51,8 @@ _HOMES = {
     "load_prior": "priors.loading",
     "SequenceResult": "engine.result",
     "TurbulenceEngine": "engine.scene",
+    "KolmogorovTilt": "priors.kolmogorov",
+    "Recording": "pictures.evolution",
     "random_kernel": "training.random_kernels",
     "sample_posterior": "samplers.inverse_problem",
     "simulate_turbulence": "training.simulator",

@@ -83,7 +83,11 @@ class Engine:
         if settings.kernel is None:
             name = "photo-kernel" if settings.conditioned else "kernel"
             self.kernel_prior = load_prior(name, self.device, kind="kernel")
-        self.tiled = TiledRestoration(self.prior, settings)
+
+    @property
+    def tiled(self) -> TiledRestoration:
+        """What restores a photo once its blur is known."""
+        return TiledRestoration(self.prior, self.settings)
 
     def restore(
         self,
