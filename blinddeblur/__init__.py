@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from blinddeblur.engine.scene import TurbulenceEngine
     from blinddeblur.pictures.evolution import Recording
     from blinddeblur.priors.kolmogorov import KolmogorovTilt
-    from blinddeblur.priors.loading import Prior, load_prior
+    from blinddeblur.priors.loading import load_prior
+    from blinddeblur.priors.prior import Prior
     from blinddeblur.samplers.inverse_problem import sample_posterior
     from blinddeblur.training.random_kernels import random_kernel
     from blinddeblur.training.simulator import simulate_turbulence
@@ -47,7 +48,7 @@ _HOMES = {
     "Engine": "engine.pipeline",
     "Result": "engine.result",
     "restore": "engine.pipeline",
-    "Prior": "priors.loading",
+    "Prior": "priors.prior",
     "load_prior": "priors.loading",
     "SequenceResult": "engine.result",
     "TurbulenceEngine": "engine.scene",

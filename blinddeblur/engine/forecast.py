@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from blinddeblur.priors.loading import Prior
+from blinddeblur.priors.prior import Prior
 from blinddeblur.samplers import restoration
 from blinddeblur.settings import DEFAULT_METHOD, Settings
 

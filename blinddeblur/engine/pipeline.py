@@ -32,7 +32,7 @@ from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.loading import load_prior
 from blinddeblur.progress import Progress, Step, unheard, unseen
-from blinddeblur.samplers import blinddps, fast, white_noise
+from blinddeblur.samplers import blinddps, fast, posterior, white_noise
 from blinddeblur.samplers.schedule import Denoiser, Diffusion
 from blinddeblur.settings import LARGEST_PRIOR_KERNEL, Settings
 from blinddeblur.tiles import Tile, grid
@@ -65,6 +65,7 @@ class Engine:
         estimation_side: of the square that the kernel is estimated on, in pixels.
         find_varying: looks for kernels that differ over the photo, called as `varying.estimate` is;
         least_varying_side: in photos whose shorter side has so many pixels.
+        sample_steps: noise levels of each sample of the posterior.
 
     Raises:
         UsageError: settings that make no sense, or a device that is not there.
@@ -75,6 +76,7 @@ class Engine:
     estimation_side: int = ESTIMATION_SIDE
     find_varying: Callable[..., tuple[Estimate, KernelMap | None]] = varying.estimate
     least_varying_side: int = LEAST_VARYING_SIDE
+    sample_steps: int = posterior.STEPS
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -262,6 +264,7 @@ class Engine:
             estimate.confidence if estimate else None,
             progress,
             keep,
+            self.sample_steps,
         )
 
     def _jointly(self, photo: Pixels, sigma: float, progress: Progress, callback: Callback) -> _Found:

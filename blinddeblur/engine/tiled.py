@@ -13,7 +13,7 @@ from blinddeblur.estimation.judging import residual
 from blinddeblur.physics.convolution import Blur
 from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.priors.loading import Prior
+from blinddeblur.priors.prior import Prior
 from blinddeblur.progress import Progress, Step, unheard, unseen
 from blinddeblur.samplers import ddnm, diffpir, dps, restoration
 from blinddeblur.samplers.deblurring import Deblurring

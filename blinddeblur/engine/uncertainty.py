@@ -27,6 +27,7 @@ def draw_samples(
     confidence: float | None,
     progress: Progress,
     keep: Callable[[int, NDArray[Any]], None],
+    sample_steps: int = posterior.STEPS,
 ) -> NDArray[np.float32]:
     """Hands over samples of the posterior; the uncertainty that they show, in the shape of the photo.
 
@@ -40,8 +41,9 @@ def draw_samples(
         confidence: in the kernel, as in Result.
         progress: told how far the work is.
         keep: given each sample, with its index from 0.
+        sample_steps: noise levels of each sample.
     """
-    number, steps = tiled.settings.samples, kernel_steps + posterior.STEPS
+    number, steps = tiled.settings.samples, kernel_steps + sample_steps
     values = restored.values()
     spread = np.zeros_like(values)
     for index in range(number):
@@ -50,9 +52,9 @@ def draw_samples(
             progress("samples", round(index * steps + done), number * steps)
 
         def share(done: float, report: Callable[[float], None] = report) -> None:
-            report(kernel_steps + posterior.STEPS * done)
+            report(kernel_steps + sample_steps * done)
 
-        drawn = _sample(tiled, photo, kernels_of(index, report), sigma, index, share)
+        drawn = _sample(tiled, photo, kernels_of(index, report), sigma, index, sample_steps, share)
         spread += np.square(drawn.values() - values) / number
         keep(index, drawn.array)
     squares, image = (torch.from_numpy(v.transpose(2, 0, 1))[None] for v in (spread, values))
@@ -65,6 +67,7 @@ def _sample(
     kernels: KernelMap,
     sigma: float,
     index: int,
+    steps: int,
     report: Callable[[float], None],
 ) -> Pixels:
     drawn, tiling, denoise = photo.like(), tiled.tiling(kernels, reach=2), denoiser(tiled.prior)
@@ -73,7 +76,7 @@ def _sample(
     def work(done: int, tile: Tile) -> Tensor:
         report(done / number)
         y, key, place = tiled.measurement(photo, tile), (tiled.settings.seed, index), (tile.top, tile.left)
-        return posterior.restore(Deblurring(denoise, y, kernels.of(tile), sigma, key=key, place=place))
+        return posterior.restore(Deblurring(denoise, y, kernels.of(tile), sigma, steps, key, place))
 
     for top, band in tiling.bands(photo.height, photo.width, work):
         drawn.write(top, band)

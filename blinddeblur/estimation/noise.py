@@ -165,7 +165,7 @@ def _chroma_error(planes: Tensor, sigma: float) -> float:
 
 
 def _as_coded(chroma: Tensor) -> tuple[Tensor, tuple[bool, bool]]:
-    """(H, W) at the resolution and from the block at which JPEG coded it: where it needs the fewest coefficients.
+    """Chroma (H, W) at the resolution and from the block at which JPEG coded it: there it needs fewest coefficients.
 
     Returns:
         the plane, and whether it has half the rows and half the columns.

@@ -18,13 +18,9 @@ from blinddeblur.progress import Step, unseen
 from blinddeblur.samplers import fast
 from blinddeblur.samplers.schedule import Denoiser
 
-SIZES = (
-    47,
-    71,
-    107,
-    127,
-)  # of the classical guess, tried until the blur fits; smaller ones gain nothing
+SIZES = (47, 71, 107, 127)  # of the classical guess, tried until the blur fits; smaller ones gain nothing
 RIM = 2  # pixels at the edge of the kernel's array that must be empty
+ALL = 0.999  # of the mass: no pixel of a trace of 50, cut at a twentieth of its maximum, has less than what is missing
 MARGIN = 4  # empty pixels around a guess: room for what the refinement adds
 MOST_ROUNDS = 4  # of refinement,
 LEAST_GAIN = 0.15  # as long as the evidence, for a pixel, gains more than this
@@ -85,7 +81,7 @@ def estimate(
 
 
 def classical_guess(y: Tensor, size: int | None) -> Tensor:
-    """By salient edges, on an array that grows until the rim of the estimate is empty, unless its size is given."""
+    """The guess by salient edges; unless its size is given, its array grows until the rim of the estimate is empty."""
     limit = kernels.largest(y.shape)
     for candidate in SIZES if size is None else (size,):
         kernel = first_kernel(y, min(candidate, limit))
@@ -97,7 +93,7 @@ def classical_guess(y: Tensor, size: int | None) -> Tensor:
 def learned_guesses(
     given: Callable[[Tensor, float], Denoiser], y: Tensor, sigma: float, size: int | None
 ) -> Iterator[Tensor]:
-    """By the conditioned prior, which knows kernels up to 63 pixels: and of the photo at half its size, up to 125."""
+    """The guesses of the conditioned prior, of up to 63 pixels, and of up to 125 at half the photo's size."""
     limit, known = min(size or SIZES[-1], kernels.largest(y.shape)), kernels.PRIOR_SIZE - 1
     for scale in (1, 2):
         small = F.avg_pool2d(y, scale)
@@ -113,4 +109,4 @@ def learned_guesses(
 
 def touches_rim(kernel: Tensor) -> bool:
     """Whether a (K, K) kernel reaches the edge of its array, so that there may be more of it."""
-    return float(kernel[RIM:-RIM, RIM:-RIM].sum()) < 0.999
+    return float(kernel[RIM:-RIM, RIM:-RIM].sum()) < ALL

@@ -38,7 +38,7 @@ class Poses:
         return kernels.normalise(torch.where(projected > faint, projected, 0))
 
     def centred(self) -> "Poses":
-        """The same counted from their mean, which no measurement tells from any other pose."""
+        """These poses counted from their mean, which no measurement tells from any other pose."""
         mean_turn = (self.density.sum(dim=(-2, -1)) * self.turns).sum()
         _, (rows, columns) = kernels.centre(self.density.sum(dim=0))
         return Poses(torch.roll(self.density, (rows, columns), dims=(-2, -1)), self.turns - mean_turn)

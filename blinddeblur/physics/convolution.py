@@ -45,7 +45,7 @@ class Blur:
         return self.kernels.shape[-1] // 2
 
     def cropped(self, margin: int) -> "Blur":
-        """The same for a measurement without `margin` pixels along each edge."""
+        """The blur of a measurement without `margin` pixels along each edge."""
         height, width = self.weights.shape[-2:]
         if (height, width) == (1, 1):
             return self
@@ -88,7 +88,7 @@ class Convolution:
         return (self.weights.square().mean(dim=(-2, -1), keepdim=True) * self.transfer.abs() ** 2).sum(dim=0)
 
     def solve(self, x: Tensor, weight: float) -> Tensor:
-        """Roughly (adjoint forward + weight)^-1 x, (B, C, H, W): as if the frame had no border and blur one power."""
+        """Solve (adjoint forward + weight) z = x for z, (B, C, H, W), as if frames had no border and blur one power."""
         spectrum = torch.fft.rfft2(x, s=self.padded) / (self.power + weight)
         return torch.fft.irfft2(spectrum, s=self.padded)[..., : self.shape[0], : self.shape[1]]
 
@@ -140,3 +140,21 @@ def gradients(x: Tensor) -> Tensor:
     """Forward differences along columns and rows as further images: (B, C, H, W) -> (2 B, C, H - 1, W - 1)."""
     corner = x[..., :-1, :-1]
     return torch.cat([x[..., :-1, 1:] - corner, x[..., 1:, :-1] - corner])
+
+
+def smoothed(x: Tensor, scale: float, beyond: str = "replicate") -> Tensor:
+    """An image (B, C, H, W) smoothed by a Gaussian.
+
+    Args:
+        x: the image.
+        scale: standard deviation in pixels; 0 leaves the image as it is.
+        beyond: what lies beyond the image: its edge, "replicate", or zeros, "constant".
+    """
+    if scale == 0:
+        return x
+    radius = max(1, round(3 * scale))
+    offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    taps = torch.exp(-(offsets**2) / (2 * scale**2))
+    taps = (taps / taps.sum()).expand(x.shape[1], 1, 1, -1)
+    across = F.conv2d(F.pad(x, (radius, radius, radius, radius), mode=beyond), taps, groups=x.shape[1])
+    return F.conv2d(across, taps.transpose(-1, -2), groups=x.shape[1])

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blinddeblur.errors import EstimationError
+from blinddeblur.physics.convolution import smoothed
 
 PRIOR_SIZE = 64  # side of the arrays a kernel prior knows; the middle of a kernel lies at index 32
 
@@ -97,7 +98,7 @@ def resized(kernel: Tensor, size: int, scale: float) -> Tensor:
     half = (size - 1) / 2
     positions = torch.arange(size, device=kernel.device, dtype=kernel.dtype) - half
     if scale < 1:  # an area average, so that thin traces do not fall between the samples
-        kernel = _smooth(kernel, 0.5 * (1 / scale**2 - 1) ** 0.5)
+        kernel = smoothed(kernel[None, None], 0.5 * (1 / scale**2 - 1) ** 0.5, "constant")[0, 0]
     reach = (kernel.shape[-1] - 1) / 2
     coordinates = positions / scale / max(reach, 0.5)
     grid = torch.stack(torch.meshgrid(coordinates, coordinates, indexing="xy"), dim=-1)[None]
@@ -134,12 +135,3 @@ def to_prior(kernel: Tensor) -> Tensor:
         kernel = resized(kernel, size, size / kernel.shape[-1])
     kernel = fitted(kernel, size)
     return F.pad(kernel / kernel.max(), (1, 0, 1, 0))[None, None]
-
-
-def _smooth(kernel: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of a (K, K) kernel, with zeros around it."""
-    reach = max(1, round(3 * sigma))
-    positions = torch.arange(-reach, reach + 1, device=kernel.device, dtype=kernel.dtype)
-    bell = torch.exp(-0.5 * (positions / sigma) ** 2)
-    bell = bell / bell.sum()
-    return F.conv2d(kernel[None, None], bell[None, None, :, None] * bell[None, None, None, :], padding=reach)[0, 0]

@@ -40,7 +40,7 @@ class Measurement:
         return cls(y, y > CLIPPED[1], linear)
 
     def map(self, part: Callable[[Tensor], Tensor]) -> "Measurement":
-        """The same of a part of the frame."""
+        """The measurement of a part of the frame."""
         return replace(self, y=part(self.y), clipped=part(self.clipped))
 
     def grey(self) -> "Measurement":
@@ -57,7 +57,7 @@ class Measurement:
         return decoded(x) if self.linear else x
 
     def slope(self, x: Tensor) -> Tensor:
-        """Its derivative: how much more a change of x counts in light; a single 1 where light is x itself."""
+        """The derivative of light: how much more a change of x counts in light; a single 1 where light is x itself."""
         return decoding_slope(x) if self.linear else x.new_ones(())
 
 

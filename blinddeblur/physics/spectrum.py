@@ -47,8 +47,10 @@ def counts(height: int, width: int) -> Tensor:
 
 
 def _mean_of_bands(power: Tensor, width: int) -> Tensor:
-    """(BANDS,) on the CPU, since Apple's GPUs have no double precision; of the power (H, width // 2 + 1) of a real
-    transform."""
+    """The power (H, width // 2 + 1) of a real transform averaged in bands: (BANDS,).
+
+    On the CPU, since Apple's GPUs have no double precision.
+    """
     bands = _bands(power.shape[0], width).flatten() + 1
     sums = torch.bincount(bands, weights=power.cpu().flatten().double(), minlength=BANDS + 1)[1:]
     return (sums / torch.bincount(bands, minlength=BANDS + 1)[1:]).float()

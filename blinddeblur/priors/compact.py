@@ -32,7 +32,7 @@ class SigmaEmbedding(nn.Module):
         return embedded
 
 
-class ResidualBlock(nn.Module):
+class SigmaBlock(nn.Module):
     """Two 3x3 convolutions around a scale and shift that depend on sigma, added to the input."""
 
     def __init__(self, width: int, features: int) -> None:
@@ -51,11 +51,11 @@ class ResidualBlock(nn.Module):
         return output
 
 
-class Stage(nn.ModuleList):
+class SigmaStage(nn.ModuleList):
     """The residual blocks of one resolution, one after the other."""
 
     def __init__(self, width: int, features: int, blocks: int) -> None:
-        super().__init__(ResidualBlock(width, features) for _ in range(blocks))
+        super().__init__(SigmaBlock(width, features) for _ in range(blocks))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         for block in self:
@@ -80,8 +80,8 @@ class UNet(nn.Module):
         features = 4 * widths[0]
         self.embedding = SigmaEmbedding(features)
         self.head = nn.Conv2d(inputs * patch**2, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(Stage(width, features, blocks) for width in widths)
-        self.up = nn.ModuleList(Stage(width, features, blocks) for width in widths[:-1])
+        self.down = nn.ModuleList(SigmaStage(width, features, blocks) for width in widths)
+        self.up = nn.ModuleList(SigmaStage(width, features, blocks) for width in widths[:-1])
         pairs = list(pairwise(widths))
         self.coarser = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.finer = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairs)

@@ -5,13 +5,12 @@ noise prediction of a DDPM (Ho et al. 2020) with learned variance (Nichol and Dh
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blinddeblur.errors import WeightsError
 from blinddeblur.priors.ddpm import STEPS, linear_alpha_bar
 
 # Features at each resolution, finest first, in units of `width`: fixed by the image size in all published networks.
@@ -39,7 +38,7 @@ def set_to_zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-class ResidualBlock(nn.Module):
+class TimestepBlock(nn.Module):
     """Two 3x3 convolutions around a scale and shift that depend on the timestep, added to the input.
 
     Args:
@@ -98,12 +97,12 @@ class AttentionBlock(nn.Module):
         return output
 
 
-class Stage(nn.ModuleList):
+class TimestepStage(nn.ModuleList):
     """Blocks one after the other, of which only the residual ones depend on the timestep."""
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         for block in self:
-            x = block(x, embedding) if isinstance(block, ResidualBlock) else block(x)
+            x = block(x, embedding) if isinstance(block, TimestepBlock) else block(x)
         return x
 
 
@@ -138,31 +137,31 @@ class GuidedDiffusionUNet(nn.Module):
         self.image_size, self.channels, self.width = image_size, channels, width
         self.multiple = 2 ** (len(widths) - 1)
 
-        def stage(level: int, before: int) -> Stage:
-            blocks: list[nn.Module] = [ResidualBlock(before, widths[level], features)]
+        def stage(level: int, before: int) -> TimestepStage:
+            blocks: list[nn.Module] = [TimestepBlock(before, widths[level], features)]
             if 2**level in factors:
                 blocks.append(AttentionBlock(widths[level], head_channels))
-            return Stage(blocks)
+            return TimestepStage(blocks)
 
         self.time_embed = nn.Sequential(nn.Linear(width, features), nn.SiLU(), nn.Linear(features, features))
 
-        encoder = [Stage([nn.Conv2d(channels, widths[0], 3, padding=1)])]
+        encoder = [TimestepStage([nn.Conv2d(channels, widths[0], 3, padding=1)])]
         skips = [widths[0]]  # features of what each stage of the encoder hands to the decoder
         for level, after in enumerate(widths):
             for _ in range(residual_blocks):
                 encoder.append(stage(level, skips[-1]))
                 skips.append(after)
             if level < len(widths) - 1:
-                encoder.append(Stage([ResidualBlock(after, after, features, nn.AvgPool2d(2))]))
+                encoder.append(TimestepStage([TimestepBlock(after, after, features, nn.AvgPool2d(2))]))
                 skips.append(after)
         self.input_blocks = nn.ModuleList(encoder)
 
         before = widths[-1]
-        self.middle_block = Stage(
+        self.middle_block = TimestepStage(
             [
-                ResidualBlock(before, before, features),
+                TimestepBlock(before, before, features),
                 AttentionBlock(before, head_channels),
-                ResidualBlock(before, before, features),
+                TimestepBlock(before, before, features),
             ]
         )
 
@@ -173,7 +172,7 @@ class GuidedDiffusionUNet(nn.Module):
                 before = after
             if level > 0:
                 double = nn.Upsample(scale_factor=2, mode="nearest")
-                decoder[-1].append(ResidualBlock(after, after, features, double))
+                decoder[-1].append(TimestepBlock(after, after, features, double))
         self.output_blocks = nn.ModuleList(decoder)
 
         self.out = nn.Sequential(
@@ -267,32 +266,3 @@ class GuidedDiffusion(nn.Module):
         """
         noise, v = self.network(x_t, t).chunk(2, dim=1)
         return noise, v
-
-
-def load_strictly(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Copies the tensors of `state` into `network`; `name` is what a message calls them, such as the file's name.
-
-    Raises:
-        WeightsError: a tensor is missing, left over or of another shape; the network is then unchanged.
-    """
-    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
-    faults = {
-        "missing": [key for key in shapes if key not in state],
-        "unexpected": [key for key in state if key not in shapes],
-        "of another shape": [
-            f"{key} {list(state[key].shape)} instead of {list(shape)}"
-            for key, shape in shapes.items()
-            if key in state and state[key].shape != shape
-        ],
-    }
-    found = [f"{len(keys)} {fault} ({list_some(keys)})" for fault, keys in faults.items() if keys]
-    if found:
-        raise WeightsError(
-            f"The weights {name} do not fit their network; tensors: {'; '.join(found)}. "
-            "Check that this is the file listed in weights.toml, and that the settings there are those of its network."
-        )
-    network.load_state_dict(state, strict=True)
-
-
-def list_some(names: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -79,7 +79,7 @@ class KolmogorovTilt:
 
     @cached_property
     def variance(self) -> float:
-        """Of one component at one point, in squared pixels."""
+        """The variance of one component at one point, in squared pixels."""
         return float(self.covariance(1, 1)[0, 0, 0])
 
     @property
@@ -139,7 +139,7 @@ class KolmogorovTilt:
         return torch.stack(fields)
 
     def covariance(self, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-        """Of row with row, column with column and row with column displacement, over the lags within a window.
+        """The covariance of row with row, column with column and row with column displacement, over lags in a window.
 
         (3, 2 height - 1, 2 width - 1) in squared pixels, float64; lag zero lies in the middle.
         """
@@ -171,8 +171,7 @@ class KolmogorovTilt:
         return row, column, KOLMOGOROV * strength * (squared + self.reach**-2) ** (-11 / 6) * aperture**2
 
     def transfer(self, shape: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-        """What makes a field of white noise on a P x Q torus with odd sides, by multiplying its spectrum: complex,
-        (2, P, Q // 2 + 1)."""
+        """What to multiply the spectrum of white noise by, on a P x Q torus with odd sides: (2, P, Q // 2 + 1)."""
         row, column, power = self.spectrum(shape, device)
         return torch.stack([1j * f * power.sqrt() for f in (row, column)])
 

@@ -60,7 +60,7 @@ class Window:
         return mean
 
     def solve(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The same in float64 and without gradients."""
+        """The posterior mean in float64 and without gradients."""
         variance = sigma.clamp_min(SMALLEST_SIGMA)[:, None, None, None] ** 2
 
         def normal(z: Tensor) -> Tensor:

@@ -113,9 +113,9 @@ def sample(
 
 
 def sides(height: int, width: int, kernel_size: int, unit: float) -> tuple[int, int]:
-    """Of the image that falls into a frame: with the kernel's reach and half a unit of tilt, two deviations, around.
+    """The sides of the image that falls into a frame: the kernel's reach and half a unit of tilt lie around it.
 
-    What a larger tilt fetches from further out continues the edge.
+    Half a unit is two standard deviations. What a larger tilt fetches from further out continues the edge.
     """
     beyond = kernel_size - 1 + 2 * math.ceil(unit / 2)
     return height + beyond, width + beyond

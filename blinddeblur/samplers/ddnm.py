@@ -69,7 +69,7 @@ def restore(
 
 
 def least_weight(level: Level, sigma: float) -> float | None:
-    """(a sigma / (2 sigma_t))^2 with sigma in image units, 2 sigma on [-1, 1]; None where none is large enough."""
+    """The least w, (a sigma / (2 sigma_t))^2 with sigma in image units, twice that on [-1, 1]; None if none will do."""
     if level.posterior_variance == 0:
         return None if sigma > 0 else 0.0
     a = level.previous**0.5 * level.beta / (1 - level.alpha_bar)

@@ -15,8 +15,7 @@ from torch import nn
 from blinddeblur.devices import find_device
 from blinddeblur.errors import UsageError
 from blinddeblur.priors.compact import CompactUNet
-from blinddeblur.priors.guided_diffusion import load_strictly
-from blinddeblur.priors.loading import NETWORKS
+from blinddeblur.priors.loading import NETWORKS, load_strictly
 from blinddeblur.training.conditioned_loss import conditioned_loss
 from blinddeblur.training.data import NAMED, Data, Warn, image_data, kernel_data, pair_data
 from blinddeblur.training.denoising import DenoisingLoss

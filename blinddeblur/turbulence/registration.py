@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from blinddeblur.physics.convolution import smoothed
 from blinddeblur.physics.tilt import enlarged, inverse, warp, within
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
 from blinddeblur.tiles import evenly
@@ -84,14 +85,15 @@ def registered(
     sigma: float,
     scales: Sequence[float] = (0.0,),
     progress: Callable[[int], None] = lambda done: None,
+    chunk_pixels: int = CHUNK_PIXELS,
 ) -> Tensor:
     """Better tilts than these, (N, 2, h, w): a step at each scale, against one reference (1, 1, H, W)."""
     noise, better = _noise(sigma), torch.empty_like(tilts)
-    references = [(scale, _smoothed(reference, scale)) for scale in scales]
-    for chunk in _chunks(frames):
+    references = [(scale, smoothed(reference, scale)) for scale in scales]
+    for chunk in _chunks(frames, chunk_pixels):
         seen, tilt = torch.cat([frames[i] for i in chunk]), tilts[chunk]
         for scale, smooth in references:
-            tilt = tilt_step(smooth, _smoothed(seen, scale), tilt, prior, noise)
+            tilt = tilt_step(smooth, smoothed(seen, scale), tilt, prior, noise)
         better[chunk] = tilt
         progress(chunk[-1] + 1)
     return better - better.mean(dim=0)
@@ -106,7 +108,14 @@ def still(frames: Sequence[Tensor], tilts: Tensor, weights: Tensor, sigma: float
     return image
 
 
-def fused(frames: Sequence[Tensor], tilts: Tensor, weights: Tensor, reference: Tensor, sigma: float) -> Tensor:
+def fused(
+    frames: Sequence[Tensor],
+    tilts: Tensor,
+    weights: Tensor,
+    reference: Tensor,
+    sigma: float,
+    chunk_pixels: int = CHUNK_PIXELS,
+) -> Tensor:
     """The weighted mean of the frames without their tilts, (1, C, H, W).
 
     Args:
@@ -115,13 +124,11 @@ def fused(frames: Sequence[Tensor], tilts: Tensor, weights: Tensor, reference: T
         weights: (N,), not negative.
         reference: (1, 1, H, W): where a frame is not like it, something moved, and the frame counts less.
         sigma: standard deviation of the noise.
+        chunk_pixels: of frames that are worked on at once.
     """
     total, counted = torch.zeros_like(frames[0]), torch.zeros_like(reference)
     tolerance = (OUTLIER * _noise(sigma)) ** 2 + BLUR_CHANGES**2
-    for chunk in _chunks(frames):
-        chosen = torch.cat([frames[i] for i in chunk])
-        back = _back(chosen, tilts[chunk])
-        seen, on_frame = warp(chosen, back), within(back).clamp_min(OFF_FRAME)
+    for chunk, seen, on_frame in _stilled(frames, tilts, chunk_pixels):
         rest = seen.mean(dim=1, keepdim=True) - reference
         trust = weights[chunk][:, None, None, None] * on_frame / (1 + rest.square() / tolerance)
         total += (trust * seen).sum(dim=0, keepdim=True)
@@ -141,7 +148,7 @@ def lucky_weights(frames: Sequence[Tensor], tilts: Tensor, sigma: float) -> Tens
     point = frames[0].new_zeros(1, 1, 15, 15)
     point[..., 7, 7] = 1
     noise = sigma**2 * 15**2 * _slope_energy(point)  # of white noise: the energy of all slopes around a point
-    energies = [_slope_energy(frame[None]) for seen, _ in _stilled(frames, tilts) for frame in seen]
+    energies = [_slope_energy(frame[None]) for _, seen, _ in _stilled(frames, tilts) for frame in seen]
     sharpness = (torch.cat(energies) - noise).clamp_min(1e-12)
     weights = (sharpness / sharpness.max()) ** LUCK
     likeness = _likeness(frames, tilts)
@@ -153,7 +160,7 @@ def lucky_weights(frames: Sequence[Tensor], tilts: Tensor, sigma: float) -> Tens
 def misfits(frames: Sequence[Tensor], tilts: Tensor, reference: Tensor) -> Tensor:
     """Root mean square of how each frame, without its tilt, differs from the reference where it saw it: (N,)."""
     found = []
-    for seen, on_frame in _stilled(frames, tilts):
+    for _, seen, on_frame in _stilled(frames, tilts):
         squares = on_frame * (seen - reference).square()
         found.append((squares.sum(dim=(1, 2, 3)) / on_frame.sum(dim=(1, 2, 3))).sqrt())
     return torch.cat(found)
@@ -172,7 +179,7 @@ def noise_between(frames: Sequence[Tensor], tilts: Tensor, weights: Tensor, sigm
     """
     reference = still(frames, tilts, weights, sigma)
     found = []
-    for seen, _ in _stilled(frames, tilts):
+    for _, seen, _ in _stilled(frames, tilts):
         blocks = F.avg_pool2d((seen - reference).square(), BLOCK, stride=BLOCK // 2).flatten(1).sqrt()
         found.append(blocks.quantile(CALM, dim=1))
     return float(torch.cat(found).median()) * (len(frames) / (len(frames) - 1)) ** 0.5
@@ -187,19 +194,21 @@ def _back(frames: Tensor, tilts: Tensor, cell: int = CELL) -> Tensor:
     return enlarged(inverse(tilts, cell), frames.shape[-2], frames.shape[-1], cell)
 
 
-def _stilled(frames: Sequence[Tensor], tilts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """All frames without their tilts, in order, a few at a time, and 1 where each saw something, else OFF_FRAME."""
-    for chunk in _chunks(frames):
+def _stilled(
+    frames: Sequence[Tensor], tilts: Tensor, chunk_pixels: int = CHUNK_PIXELS
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """All frames, a few at a time: their numbers, what they are without tilt, 1 where they saw something."""
+    for chunk in _chunks(frames, chunk_pixels):
         chosen = torch.cat([frames[i] for i in chunk])
         back = _back(chosen, tilts[chunk])
-        yield warp(chosen, back), within(back).clamp_min(OFF_FRAME)
+        yield chunk, warp(chosen, back), within(back).clamp_min(OFF_FRAME)
 
 
 def _likeness(frames: Sequence[Tensor], tilts: Tensor) -> Tensor:
     """How the details of each frame, without its tilt, correlate with those of the median: (N,), 1 at most."""
     reference = _details(_median(frames, tilts))
     found = []
-    for seen, on_frame in _stilled(frames, tilts):
+    for _, seen, on_frame in _stilled(frames, tilts):
         details = _details(seen)
         product, own, other = (
             (on_frame * x).mean(dim=(1, 2, 3)) for x in (details * reference, details**2, reference**2)
@@ -209,7 +218,7 @@ def _likeness(frames: Sequence[Tensor], tilts: Tensor) -> Tensor:
 
 
 def _median(frames: Sequence[Tensor], tilts: Tensor | None = None) -> Tensor:
-    """Over time, of frames that are spread evenly, without their tilts where these are known: (1, C, H, W)."""
+    """The median over time, (1, C, H, W), of some frames, without their tilts where these are known."""
     chosen = evenly(len(frames) - 1, min(len(frames), FIRST_REFERENCE))
     seen = [frames[i] if tilts is None else without_tilt(frames[i], tilts[i : i + 1]) for i in chosen]
     return torch.from_numpy(np.median(torch.cat(seen).cpu().numpy(), axis=0, keepdims=True)).to(frames[0])
@@ -237,8 +246,8 @@ def _shifts(frames: Sequence[Tensor]) -> Tensor:
 
 
 def _details(frame: Tensor) -> Tensor:
-    """(B, 1, H, W): without what is too fine to agree under tilt, and too coarse to have a place."""
-    return _smoothed(frame, DETAILS[0]) - _smoothed(frame, DETAILS[1])
+    """Frames (B, 1, H, W) without what is too fine to agree under tilt, and too coarse to have a place."""
+    return smoothed(frame, DETAILS[0]) - smoothed(frame, DETAILS[1])
 
 
 def _difference(frame: Tensor, middle: Tensor, row: int, column: int) -> float:
@@ -250,8 +259,8 @@ def _difference(frame: Tensor, middle: Tensor, row: int, column: int) -> float:
 
 
 def _slope_energy(x: Tensor) -> Tensor:
-    """(1,): the mean square of all slopes of (1, 1, H, W)."""
-    smooth = _smoothed(x, SHARPNESS_SCALE)
+    """The mean square of all slopes of (1, 1, H, W): (1,)."""
+    smooth = smoothed(x, SHARPNESS_SCALE)
     return (smooth.diff(dim=-1).square().mean() + smooth.diff(dim=-2).square().mean())[None]
 
 
@@ -259,21 +268,8 @@ def _noise(sigma: float) -> float:
     return max(NOISE[0] * sigma, NOISE[1])
 
 
-def _smoothed(x: Tensor, scale: float) -> Tensor:
-    """(B, C, H, W) under a Gaussian whose standard deviation is `scale` pixels; 0 leaves it as it is."""
-    if scale == 0:
-        return x
-    radius = round(3 * scale)
-    offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
-    taps = torch.exp(-(offsets**2) / (2 * scale**2))
-    taps = (taps / taps.sum()).expand(x.shape[1], 1, 1, -1)
-    padded = F.pad(x, (radius, radius, radius, radius), mode="replicate")
-    across = F.conv2d(padded, taps, groups=x.shape[1])
-    return F.conv2d(across, taps.transpose(-1, -2), groups=x.shape[1])
-
-
-def _chunks(frames: Sequence[Tensor]) -> Iterator[list[int]]:
+def _chunks(frames: Sequence[Tensor], pixels: int) -> Iterator[list[int]]:
     """The numbers of all frames, in order, a few at a time."""
-    size = max(1, CHUNK_PIXELS // frames[0][0, 0].numel())
+    size = max(1, pixels // frames[0][0, 0].numel())
     for start in range(0, len(frames), size):
         yield list(range(start, min(start + size, len(frames))))

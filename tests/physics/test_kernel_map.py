@@ -15,7 +15,6 @@ from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Blur, Convolution, blur
 from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.samplers import posterior
 from blinddeblur.samplers.proximal import image_step
 from blinddeblur.settings import Settings
 from blinddeblur.tiles import Tile, spread
@@ -118,7 +117,7 @@ def test_only_a_camera_that_turned_is_taken_for_one(turn: float, varies: bool) -
     assert (gain > varying.LEAST_GAIN) == varies
 
 
-def test_the_engine_restores_with_the_map_and_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_restores_with_the_map_and_shows_it() -> None:
     """Two halves of a photo under opposite blurs, which no single kernel explains."""
     one, other = streak(15, 9), np.ascontiguousarray(streak(15, 9)[:, ::-1])
     x, left = blurred(70, 140, 1, one)
@@ -127,8 +126,7 @@ def test_the_engine_restores_with_the_map_and_shows_it(monkeypatch: pytest.Monke
     y = (1 - share) * left + share * right
     nodes = torch.from_numpy(np.stack([one, other])[None])
     found = KernelMap(nodes, torch.tensor([35.0]), torch.tensor([60.0, 80.0]))
-    engine = Engine(Settings(steps=2, device="cpu", samples=2), least_varying_side=0)
-    monkeypatch.setattr(posterior, "STEPS", 3)
+    engine = Engine(Settings(steps=2, device="cpu", samples=2), least_varying_side=0, sample_steps=3)
     alone, several = (
         replace(engine, find_varying=lambda *told, answer=answer: (told[4], answer)) for answer in (None, found)
     )

@@ -8,7 +8,8 @@ import blinddeblur
 from blinddeblur.errors import EstimationError, UsageError, WeightsError
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.ddpm import linear_alpha_bar
-from blinddeblur.priors.loading import Prior, build
+from blinddeblur.priors.loading import build
+from blinddeblur.priors.prior import Prior
 from blinddeblur.weights import store as weights
 
 

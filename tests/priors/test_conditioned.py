@@ -15,7 +15,7 @@ from blinddeblur.errors import UsageError
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.kernels import from_prior, to_prior
 from blinddeblur.priors.conditioned import ConditionedKernelUNet
-from blinddeblur.priors.loading import Prior
+from blinddeblur.priors.prior import Prior
 from blinddeblur.training import pairs
 from blinddeblur.training.conditioned_loss import conditioned_loss
 from blinddeblur.training.photo_crops import PhotoCrops, find_photos

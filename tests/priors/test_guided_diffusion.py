@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from blinddeblur.errors import WeightsError
 from blinddeblur.priors.compact import CompactUNet
-from blinddeblur.priors.guided_diffusion import GuidedDiffusion, GuidedDiffusionUNet, load_strictly, timestep_embedding
+from blinddeblur.priors.guided_diffusion import GuidedDiffusion, GuidedDiffusionUNet, timestep_embedding
+from blinddeblur.priors.loading import load_strictly
 
 CHECKPOINTS = Path(__file__).parents[1] / "data" / "checkpoints"
 
