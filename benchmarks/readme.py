@@ -24,7 +24,7 @@ from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.files import photo
 from blinddeblur.files.together import write_bytes
 from blinddeblur.pictures.comparison import GAP, GROUND, compare, enlarged
-from blinddeblur.samplers.schedule import Step
+from blinddeblur.progress import Step
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

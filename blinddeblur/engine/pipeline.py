@@ -28,9 +28,10 @@ from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
 from blinddeblur.priors.loading import Prior, load_prior
+from blinddeblur.progress import Step
 from blinddeblur.samplers import blinddps, ddnm, diffpir, dps, fast, posterior, restoration, white_noise
 from blinddeblur.samplers.parallel import Diffusion, clipped
-from blinddeblur.samplers.schedule import Denoiser, Step
+from blinddeblur.samplers.schedule import Denoiser
 from blinddeblur.settings import LARGEST_BLINDDPS_KERNEL, METHODS, Settings
 from blinddeblur.tiles import Tile, Tiling, blend, grid, spread
 

@@ -25,8 +25,8 @@ from blinddeblur.physics.convolution import blur, extend
 from blinddeblur.physics.tilt import warp
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
+from blinddeblur.progress import Step
 from blinddeblur.samplers import blinddps_turbulence
-from blinddeblur.samplers.schedule import Step
 from blinddeblur.settings import SequenceSettings, Settings
 from blinddeblur.tiles import Tile, evenly
 from blinddeblur.turbulence import refinement, registration

@@ -14,8 +14,9 @@ from blinddeblur.estimation.judging import Estimate, judge
 from blinddeblur.estimation.learned_kernel import SMALLEST_PHOTO, learned_kernel
 from blinddeblur.physics import kernels
 from blinddeblur.physics.measurement import Measurement
+from blinddeblur.progress import Step
 from blinddeblur.samplers import fast
-from blinddeblur.samplers.schedule import Denoiser, Step
+from blinddeblur.samplers.schedule import Denoiser
 
 SIZES = (
     47,

@@ -11,7 +11,7 @@ import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 
-from blinddeblur.samplers.schedule import Step
+from blinddeblur.progress import Step
 from blinddeblur.tiles import Tile
 
 SIDE = 480  # pixels of the square that image and kernel each have

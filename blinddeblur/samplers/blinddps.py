@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from blinddeblur.errors import EstimationError
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
+from blinddeblur.progress import Step
 from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Diffusion, Unknown, clipped, levels
-from blinddeblur.samplers.schedule import Step
 from blinddeblur.tiles import Tile, blend
 
 # The paper says 1.0, of a term that has no gradient in its published form. With one, 1.0 crushes the kernel before the

@@ -14,9 +14,9 @@ from torch import Tensor
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.tilt import warp
+from blinddeblur.progress import Step
 from blinddeblur.samplers.inverse_problem import sample_posterior
 from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Diffusion, Estimates
-from blinddeblur.samplers.schedule import Step
 from blinddeblur.tiles import Tile
 
 

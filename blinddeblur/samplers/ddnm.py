@@ -25,9 +25,10 @@ from torch import Tensor
 
 from blinddeblur.physics.convolution import Blur, extend, mean_kernel
 from blinddeblur.physics.measurement import Measurement
+from blinddeblur.progress import Step
 from blinddeblur.samplers.parallel import Level, levels
 from blinddeblur.samplers.proximal import image_step
-from blinddeblur.samplers.schedule import Denoiser, Step, paper_estimate
+from blinddeblur.samplers.schedule import Denoiser, paper_estimate
 from blinddeblur.samplers.white_noise import around
 
 STEPS = 100

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blinddeblur.physics.convolution import Blur, blur, mean_kernel
+from blinddeblur.progress import Step
 from blinddeblur.samplers.parallel import STEPS, Diffusion, Estimates, Unknown, sample
-from blinddeblur.samplers.schedule import Step
 from blinddeblur.samplers.white_noise import around
 
 # The gradient of a norm is as long whatever the noise: in proportion to 1 / sigma it is that of the likelihood. The

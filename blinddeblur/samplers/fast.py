@@ -16,9 +16,10 @@ from torch import Tensor
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import extend
 from blinddeblur.physics.measurement import Measurement
+from blinddeblur.progress import Step
 from blinddeblur.samplers.proximal import image_step, kernel_step
 from blinddeblur.samplers.restoration import restore
-from blinddeblur.samplers.schedule import Denoiser, Step, log_spaced
+from blinddeblur.samplers.schedule import Denoiser, log_spaced
 
 STEPS = 12
 # Measured on Levin's photos and on Kodak's under random kernels; see benchmarks/RESULTS.md.

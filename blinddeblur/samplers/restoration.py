@@ -11,8 +11,9 @@ from torch import Tensor
 
 from blinddeblur.physics.convolution import Blur, extend, mean_kernel
 from blinddeblur.physics.measurement import Measurement
+from blinddeblur.progress import Step
 from blinddeblur.samplers.proximal import image_step
-from blinddeblur.samplers.schedule import Denoiser, Step, log_spaced
+from blinddeblur.samplers.schedule import Denoiser, log_spaced
 
 STEPS = 8
 SIGMAS = (0.3, 0.01)

@@ -1,6 +1,5 @@
-"""What all samplers share: the noise levels, the denoiser they call, and what they tell of each step."""
+"""What all samplers share: the noise levels, and the denoiser they call."""
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -10,23 +9,6 @@ class Denoiser(Protocol):
     """An image prior: D(x0 + sigma n, sigma) -> x0, for x (B, C, H, W) in [0, 1] and sigma in the same units."""
 
     def __call__(self, x: Tensor, sigma: float, /) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Step:
-    """The state of a sampler after one step; the engine also tells of the start and of the result.
-
-    Attributes:
-        index: of the step, from 0; -1 is the start, `total` the result.
-        total: number of steps.
-        image: the current estimate (B, C, H, W), in [0, 1].
-        kernel: the current estimate (K, K); zeros where there is none at the start.
-    """
-
-    index: int
-    total: int
-    image: Tensor
-    kernel: Tensor
 
 
 def log_spaced(start: float, end: float, steps: int) -> list[float]:

@@ -17,10 +17,11 @@ from blinddeblur.physics.atmosphere import Blurs
 from blinddeblur.physics.convolution import blur, extend, gradients
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
+from blinddeblur.progress import Step
 from blinddeblur.samplers.fast import MODEL_ERROR, MODEL_FLOOR, PRIOR_SHARE
 from blinddeblur.samplers.proximal import image_step
 from blinddeblur.samplers.restoration import restore
-from blinddeblur.samplers.schedule import Denoiser, Step, log_spaced
+from blinddeblur.samplers.schedule import Denoiser, log_spaced
 from blinddeblur.turbulence import blur_width, registration
 from blinddeblur.turbulence.tilt_step import CELL
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import readme
 from benchmarks.results import Row
-from blinddeblur.samplers.schedule import Step
+from blinddeblur.progress import Step
 
 
 def test_its_tables_are_those_that_were_measured() -> None:

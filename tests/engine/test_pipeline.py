@@ -12,7 +12,7 @@ from blinddeblur.engine.pipeline import Engine, informative_crop
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError
 from blinddeblur.estimation.first_kernel import first_kernel
-from blinddeblur.samplers.schedule import Step
+from blinddeblur.progress import Step
 from blinddeblur.settings import KERNEL_PRIORS, Settings
 from blinddeblur.tiles import Tile
 

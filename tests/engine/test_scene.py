@@ -19,7 +19,7 @@ from blinddeblur.physics.tilt import enlarged, warp
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.guided_diffusion import GuidedDiffusionUNet
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
-from blinddeblur.samplers.schedule import Step
+from blinddeblur.progress import Step
 from blinddeblur.settings import SequenceSettings, Settings
 from blinddeblur.weights import store as weights
 

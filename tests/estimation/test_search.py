@@ -16,7 +16,8 @@ from blinddeblur.estimation.search import MARGIN, classical_guess, estimate, lar
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.samplers.schedule import Denoiser, Step
+from blinddeblur.progress import Step
+from blinddeblur.samplers.schedule import Denoiser
 
 SIGMA = 0.005
 

@@ -7,7 +7,7 @@ from scenes import blurred, decoded, streak
 
 from blinddeblur.engine.pipeline import Engine
 from blinddeblur.pictures.evolution import Recording
-from blinddeblur.samplers.schedule import Step
+from blinddeblur.progress import Step
 from blinddeblur.settings import Settings
 
 

@@ -13,9 +13,9 @@ from blinddeblur.errors import EstimationError
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
+from blinddeblur.progress import Step
 from blinddeblur.samplers import parallel
 from blinddeblur.samplers.blinddps import Settings, objective, sample, sparsity
-from blinddeblur.samplers.schedule import Step
 from blinddeblur.tiles import Tile, grid
 
 pytestmark = pytest.mark.usefixtures("in_float64")

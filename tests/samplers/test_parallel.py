@@ -15,9 +15,9 @@ from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.tilt import warp
 from blinddeblur.priors.guided_diffusion import linear_alpha_bar
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
+from blinddeblur.progress import Step
 from blinddeblur.samplers import blinddps_turbulence
 from blinddeblur.samplers.parallel import Diffusion, Estimates, Level, Unknown, clipped, levels, sample
-from blinddeblur.samplers.schedule import Step
 from blinddeblur.tiles import Tile
 
 pytestmark = pytest.mark.usefixtures("in_float64")
