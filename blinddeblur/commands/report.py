@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from blinddeblur.errors import BlindDeblurError
 from blinddeblur.files import photo as photos
 from blinddeblur.files.together import Together
-from blinddeblur.pictures.comparison import enlarged, fitted
+from blinddeblur.pictures.canvas import enlarged, fitted, of_kernel
 
 SIDE = 1600  # pixels of the long side of a preview: it fills a screen, and takes about half a megabyte
 QUALITY = 85  # of a preview's JPEG: artefacts stay below what a restoration changes
@@ -123,7 +123,7 @@ def _pictures(name: str, before: "Preview | None", after: "Preview | None") -> s
 
 def _kernel(path: Path) -> str:
     try:
-        picture = enlarged(photos.read_kernel(path), KERNEL_SIDE)
+        picture = enlarged(of_kernel(photos.read_kernel(path)), KERNEL_SIDE)
     except BlindDeblurError:
         return ""
     height, width = picture.shape[:2]

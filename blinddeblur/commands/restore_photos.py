@@ -16,7 +16,8 @@ from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.files import photo as photos
 from blinddeblur.files.headers import read_header
 from blinddeblur.files.together import Together, recover, write_bytes, write_together
-from blinddeblur.pictures.comparison import compare, drawn, fitted
+from blinddeblur.pictures.canvas import fitted
+from blinddeblur.pictures.comparison import compare, drawn
 from blinddeblur.settings import Settings
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def produce(
             extras[job.comparison] = photos.encode(side_by_side, ".png")
         if wishes.kernel_map is not None:
             kernels = result.kernel[None, None] if result.kernel_map is None else result.kernel_map
-            extras[wishes.kernel_map] = photos.encode(photos.Photo(drawn(kernels)[..., None]), ".png")
+            extras[wishes.kernel_map] = photos.encode(photos.Photo(drawn(kernels)), ".png")
         for path, content in extras.items():
             add(content, path)
         if wishes.recording is not None:
