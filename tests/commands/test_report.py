@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import tracemalloc
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -179,6 +180,21 @@ def test_colours_keep_their_profile(tmp_path: Path) -> None:
     write(tmp_path / "report.html", [replace(entry(tmp_path), source=tmp_path / "profile.png")], 1)
     source = next(given["src"] for tag, given in Page(tmp_path / "report.html").elements if tag == "img")
     assert profile in base64.b64decode(source.removeprefix("data:image/jpeg;base64,"), validate=True)
+
+
+def test_the_pictures_of_one_photo_are_in_memory_at_a_time(tmp_path: Path) -> None:
+    done = entry(tmp_path)
+    noise = np.random.default_rng(0).random((200, 300, 3), np.float32)
+    photos.write(Photo(noise), tmp_path / "noise.png")
+    many = [replace(done, source=tmp_path / "noise.png", restored=tmp_path / "noise.png")] * 40
+    write(tmp_path / "one.html", many[:1], 1)  # what is imported and kept for later is there now
+    tracemalloc.start()
+    try:
+        write(tmp_path / "report.html", many, 1)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < (tmp_path / "report.html").stat().st_size / 2
 
 
 def test_an_existing_page_is_kept_unless_it_may_be_replaced(tmp_path: Path) -> None:
