@@ -33,7 +33,7 @@ def enlarged(picture: Picture, side: int) -> Picture:
 
 
 def fitted(photo: NDArray[Any], side: int) -> Picture:
-    """Shrink a photo, (H, W) or (H, W, C), of integers or of floats in [0, 1], whose long side is above `side` pixels."""
+    """Shrink a photo, (H, W) or (H, W, C), of integers or floats in [0, 1], to a long side of `side` pixels at most."""
     photo = np.atleast_3d(photo)
     height, width, channels = photo.shape
     scale = side / max(height, width)

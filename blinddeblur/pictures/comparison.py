@@ -12,7 +12,7 @@ LINE = 2  # Pixels between two kernels of a grid.
 
 
 def compare(before: NDArray[Any], after: NDArray[Any], kernel: NDArray[np.floating], side: int = SIDE) -> Picture:
-    """Photo, restored photo and kernel, from left to right on white.
+    """Show photo, restored photo and kernel, from left to right on white.
 
     Args:
         before, after: (H, W) or (H, W, C) with one or three channels, uint8, uint16 or floating point in [0, 1].
@@ -28,7 +28,7 @@ def compare(before: NDArray[Any], after: NDArray[Any], kernel: NDArray[np.floati
 
 
 def drawn(kernel_map: NDArray[np.floating], side: int = SIDE) -> Picture:
-    """The kernels of a photo whose blur varies, each where it belongs, with thin white lines between them.
+    """Show the kernels of a photo whose blur varies, each where it belongs, with thin white lines between them.
 
     Args:
         kernel_map: (R, C, K, K), not negative.

@@ -43,9 +43,5 @@ class Recording:
         """The animation: 960x480 pixels, endless, its first and last frame held."""
         between = len(self._kept) - 2
         durations = [FIRST, *[BETWEEN] * between, LAST] if between >= 0 else LAST
-        return film.gif((self._frame(*both) for both in self._kept), durations)
-
-    @staticmethod
-    def _frame(image: Picture, kernel: Picture) -> Picture:
-        """Both as squares beside each other."""
-        return beside([placed(enlarged(each, SIDE), SIDE, SIDE) for each in (image, kernel)], gap=0)
+        squares = ([placed(enlarged(each, SIDE), SIDE, SIDE) for each in both] for both in self._kept)
+        return film.gif((beside(pair, gap=0) for pair in squares), durations)
