@@ -23,7 +23,8 @@ from blinddeblur.commands.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.files import photo
 from blinddeblur.files.together import write_bytes
-from blinddeblur.pictures.comparison import GAP, GROUND, compare, enlarged
+from blinddeblur.pictures.canvas import as_bytes, below, beside, enlarged, of_kernel, placed
+from blinddeblur.pictures.comparison import compare
 from blinddeblur.progress import Step
 
 ROOT = Path(__file__).parent.parent
@@ -73,15 +74,9 @@ def evolution(steps: list[Step], height: int, width: int) -> NDArray[np.uint8]:
         top, left = ((beyond - side) // 2 for beyond, side in zip(step.image.shape[-2:], (height, width), strict=True))
         top, left = top + PLACE[0], left + PLACE[1]
         part = step.image[0, :, top : top + SIDE, left : left + SIDE].permute(1, 2, 0).cpu().numpy()
-        image = np.rint(255 * np.broadcast_to(part, (SIDE, SIDE, 3)).clip(0, 1)).astype(np.uint8)
-        square = np.full((SIDE, SIDE, 3), GROUND, np.uint8)
-        kernel = enlarged(step.kernel.cpu().numpy(), SIDE)
-        margin = (SIDE - len(kernel)) // 2
-        square[margin : margin + len(kernel), margin : margin + len(kernel)] = kernel
-        apart = np.full((GAP, SIDE, 3), GROUND, np.uint8)
-        column = np.vstack([image, apart, square])
-        columns.append(np.pad(column, ((0, 0), (0, GAP), (0, 0)), constant_values=GROUND))
-    return np.hstack(columns)[:, :-GAP]
+        image = as_bytes(np.broadcast_to(part, (SIDE, SIDE, 3)))
+        columns.append(below([image, placed(enlarged(of_kernel(step.kernel.cpu().numpy()), SIDE), SIDE, SIDE)]))
+    return beside(columns)
 
 
 @app.command("tables")

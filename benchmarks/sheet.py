@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,23 +12,29 @@ from numpy.typing import NDArray
 from blinddeblur.engine.crops import informative_crop
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.files import photo
-from blinddeblur.pictures.comparison import enlarged, fitted
+from blinddeblur.pictures.canvas import (
+    LINE,
+    Picture,
+    below,
+    beside,
+    enlarged,
+    fitted,
+    framed,
+    of_kernel,
+    placed,
+    written,
+)
 from blinddeblur.tiles import Tile, evenly
 
-MOST_ROWS = 12  # cases that are shown, spread evenly over all
-SIDE = 160  # pixels of a crop at most
-INSET = 56  # pixels of a kernel in its corner
-FAINT = 0.02  # of a kernel's maximum: where less than that lies around it, it is cut away
-TRUTH, BLURRED = "truth", "blurred"  # pictures in which the crop is chosen, the first that there is
-KERNEL = " kernel"  # after the name of the picture that it lies in
+MOST_ROWS = 12  # So many cases are shown at most, spread evenly over all.
+SIDE = 160  # Pixels of a crop at most.
+INSET = 56  # Pixels of a kernel in its corner.
+FAINT = 0.02  # Of a kernel's maximum; where less than that lies around a kernel, it is cut away.
+TRUTH, BLURRED = "truth", "blurred"  # In the first of these pictures that there is, the crop is chosen.
+KERNEL = " kernel"  # A kernel has this after the name of the picture that it lies in.
+GAP = 6  # Pixels between pictures, and around all.
+LETTERS = 20  # So many fit into a line of text above a crop.
 
-GAP = 6  # pixels between pictures, and around all
-LINE = 16  # pixels from one line of text to the next
-LETTERS = 20  # in a line of text: as many as fit above a crop
-GROUND, INK = 255, 40  # grey levels
-FONT, SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
-
-Picture = NDArray[np.uint8]
 Shown = Mapping[str, NDArray[Any]]
 
 
@@ -45,23 +50,12 @@ def contact_sheet(pictures: Sequence[tuple[str, Shown]], path: Path) -> None:
     """
     rows = [pictures[index] for index in evenly(len(pictures) - 1, min(len(pictures), MOST_ROWS))]
     titles = _merged([title for title in shown if not _is_kernel(title, shown)] for _, shown in rows)
-    names = [_lines(name) for name, _ in rows]
-    margin = max(_width(line) for lines in names for line in lines) + 2 * GAP
-    header = GAP + LINE * max(len(_lines(title)) for title in titles)
-    step = SIDE + GAP
-    sheet = np.full((header + step * len(rows) + GAP, margin + step * len(titles), 3), GROUND, np.uint8)
-    for column, title in enumerate(titles):
-        _write(sheet, _lines(title), margin + column * step, GAP)
-    for row, (_, shown) in enumerate(rows):
-        top = header + GAP + row * step
-        _write(sheet, names[row], GAP, top)
-        place, kernels = _place(shown), _insets(shown)
-        for column, title in enumerate(titles):
-            if title in shown:
-                left = margin + column * step
-                panel = _panel(shown[title], kernels.get(title), place)
-                sheet[top : top + len(panel), left : left + panel.shape[1]] = panel
-    photo.write(photo.Photo(sheet), path, overwrite=True)
+    cells = zip(*(_cells(shown, titles) for _, shown in rows), strict=True)
+    header = LINE * max(len(_lines(title)) for title in titles)
+    columns = [[_text("", header), *(_text(name, SIDE) for name, _ in rows)]]
+    columns += [[_text(title, header), *column] for title, column in zip(titles, cells, strict=True)]
+    sheet = beside([below(column, GAP, at=0) for column in columns], GAP, at=0)
+    photo.write(photo.Photo(framed(sheet, GAP)), path, overwrite=True)
 
 
 def _is_kernel(title: str, shown: Shown) -> bool:
@@ -80,6 +74,13 @@ def _merged(lists: Iterable[list[str]]) -> list[str]:
     return merged
 
 
+def _cells(shown: Shown, titles: Sequence[str]) -> list[Picture]:
+    """The crops of a case under the titles of the columns, each in the corner of its place (SIDE, SIDE, 3)."""
+    place, kernels = _place(shown), _insets(shown)
+    crops = [_panel(shown[title], kernels.get(title), place) if title in shown else written([""]) for title in titles]
+    return [placed(crop, SIDE, SIDE, at=0) for crop in crops]
+
+
 def _place(shown: Shown) -> Tile:
     """Where a crop tells most."""
     reference = next((shown[title] for title in (TRUTH, BLURRED) if title in shown), next(iter(shown.values())))
@@ -90,14 +91,14 @@ def _place(shown: Shown) -> Tile:
 
 
 def _insets(shown: Shown) -> dict[str, Picture]:
-    """The kernels (k, k) of a case after the titles of their pictures, all on one scale."""
+    """The kernels (k, k, 1) of a case after the titles of their pictures, all on one scale."""
     kernels = {title.removesuffix(KERNEL): k for title, k in shown.items() if _is_kernel(title, shown) and k.max() > 0}
     reach = max((_reach(kernel) for kernel in kernels.values()), default=0)
     insets = {}
     for title, kernel in kernels.items():
         top, left = (side // 2 for side in kernel.shape)
         window = np.pad(kernel, reach)[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
-        insets[title] = np.pad(fitted(enlarged(window, INSET), INSET)[..., 0], 1, constant_values=GROUND)
+        insets[title] = framed(fitted(enlarged(of_kernel(window), INSET), INSET), 1)
     return insets
 
 
@@ -110,10 +111,9 @@ def _reach(kernel: NDArray[Any]) -> int:
 def _panel(picture: Picture, inset: Picture | None, place: Tile) -> Picture:
     """A crop as (h, w, 3), each pixel a square, with an inset in the lower right corner."""
     crop = picture[place.top : place.top + place.height, place.left : place.left + place.width]
-    factor = max(1, SIDE // max(crop.shape))
-    panel = np.broadcast_to(crop, (*crop.shape[:2], 3)).repeat(factor, axis=0).repeat(factor, axis=1)
+    panel = enlarged(np.broadcast_to(crop, (*crop.shape[:2], 3)), SIDE)
     if inset is not None:
-        panel[-len(inset) :, -inset.shape[1] :] = inset[-len(panel) :, -panel.shape[1] :, np.newaxis]
+        panel[-len(inset) :, -inset.shape[1] :] = inset[-len(panel) :, -panel.shape[1] :]
     return panel
 
 
@@ -121,10 +121,7 @@ def _lines(text: str) -> list[str]:
     return textwrap.wrap(text, LETTERS) or [""]
 
 
-def _width(line: str) -> int:
-    return int(cv2.getTextSize(line, FONT, SIZE, 1)[0][0])
-
-
-def _write(sheet: Picture, lines: list[str], left: int, top: int) -> None:
-    for number, line in enumerate(lines, start=1):
-        cv2.putText(sheet, line, (left, top + LINE * number - 4), FONT, SIZE, (INK,) * 3, 1, cv2.LINE_AA)
+def _text(text: str, height: int) -> Picture:
+    """Text at the top of a place so high; what does not fit is cut off."""
+    picture = written(_lines(text))[:height]
+    return placed(picture, height, picture.shape[1], at=0)

@@ -17,7 +17,8 @@ from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.files import photo as photos
 from blinddeblur.files.headers import read_header
 from blinddeblur.files.together import Together, recover, write_bytes, write_together
-from blinddeblur.pictures.comparison import compare, drawn, fitted
+from blinddeblur.pictures.canvas import fitted
+from blinddeblur.pictures.comparison import compare, drawn
 from blinddeblur.progress import Progress, unheard, unseen
 from blinddeblur.settings import Settings
 
@@ -259,7 +260,7 @@ def produce(engine: "Engine", job: Job, data: bytes, add: Add, progress: Progres
             extras[job.comparison] = photos.encode(side_by_side, ".png")
         if wishes.kernel_map is not None:
             kernels = result.kernel[None, None] if result.kernel_map is None else result.kernel_map
-            extras[wishes.kernel_map] = photos.encode(photos.Photo(drawn(kernels)[..., None]), ".png")
+            extras[wishes.kernel_map] = photos.encode(photos.Photo(drawn(kernels)), ".png")
         for path, content in extras.items():
             add(content, path)
         if wishes.recording is not None:
@@ -291,10 +292,8 @@ def _to_standard_output(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _entry(job: Job, outcome: PhotoOutcome | None = None, error: str | None = None) -> report.Entry:
-    return report.Entry(
-        job.source, job.restored, photos.kernel_paths(job.stem)[1], None if outcome is None else outcome.facts(), error
-    )
+def _entry(job: Job, outcome: PhotoOutcome | None = None, error: str | None = None) -> report.ReportEntry:
+    return report.ReportEntry(job.source, job.restored, photos.kernel_paths(job.stem)[1], outcome, error)
 
 
 def _outcome(job: Job, result: "Result") -> PhotoOutcome:

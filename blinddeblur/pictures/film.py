@@ -16,9 +16,9 @@ from blinddeblur.files import photo as photos
 from blinddeblur.files.photo import Array
 
 ENDINGS = (".mp4", ".gif")
-FPS = 10.0  # where the source does not say it
-_FASTEST_GIF = 20  # milliseconds between two frames; players take less for a mistake
-_CODEC = "mp4v"  # MPEG-4, which every build of OpenCV writes
+FPS = 10.0  # Frames per second where the source does not say how many.
+_FASTEST_GIF = 20  # Milliseconds between two frames; players take less for a mistake.
+_CODEC = "mp4v"  # MPEG-4, which every build of OpenCV writes.
 _CANNOT = "This installation of OpenCV cannot write the film as MP4. Name a file that ends in .gif instead."
 
 
@@ -34,16 +34,25 @@ def film(frames: Iterable[Array], fps: float, ending: str) -> bytes:
         OutputError: the codec is missing, or the film could not be written.
     """
     plain = (photos.as_integers(frame, 8) for frame in frames)
-    return _gif(plain, fps) if ending == ".gif" else _mp4(plain, fps)
+    if ending == ".gif":
+        return gif(plain, max(_FASTEST_GIF, round(1000 / fps)))
+    return _mp4(plain, fps)
 
 
-def _gif(frames: Iterable[Array], fps: float) -> bytes:
+def gif(frames: Iterable[Array], durations: int | list[int]) -> bytes:
+    """The bytes of an endless animation.
+
+    Args:
+        frames: (height, width, 1 or 3) uint8 of one shape; taken one by one.
+        durations: milliseconds for which frames stand, of all or of each.
+    """
     file = io.BytesIO()
     writer: Any = iio.imopen(file, "w", extension=".gif", plugin="pillow")
     with writer:
         for frame in frames:
             one_plane = frame[..., 0] if frame.shape[2] == 1 else frame
-            writer.write(one_plane, bits=8, duration=max(_FASTEST_GIF, round(1000 / fps)), loop=0)
+            # At 8 bits a pixel, frames wait in a third of the memory.
+            writer.write(one_plane, bits=8, duration=durations, loop=0)
     return file.getvalue()
 
 

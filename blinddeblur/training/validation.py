@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SHOWN = 3  # examples in the picture
-GAP = 2  # white pixels between its tiles
-TOGETHER = 8  # images in a batch: little memory, and fast enough
+from blinddeblur.pictures.canvas import Picture, as_bytes, sheet
+
+SHOWN = 3  # Examples in the picture.
+GAP = 2  # Pixels between them.
+TOGETHER = 8  # So many images in a batch take little memory, and are fast enough.
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Report:
         figures: for validation.json; under "levels" one {"sigma", "noisy_psnr", "psnr"} for each level, in dB, means
             over the images. Of images of one channel also "correlation", the cosine of the angle between what came out
             and the truth, which for kernels is the agreement of shapes.
-        samples: (H, W, C) in [0, 1], a row for each level, in threes: noisy, denoised, clean.
+        samples: (H, W, C) uint8, a row for each level, in threes: noisy, denoised, clean.
     """
 
     figures: dict[str, Any]
-    samples: NDArray[np.float32]
+    samples: Picture
 
 
 @torch.inference_mode()
@@ -70,8 +70,9 @@ def validate(
         if clean.shape[1] == 1:
             level["correlation"] = float(F.cosine_similarity(denoised.flatten(1), clean.flatten(1)).mean())
         levels.append({key: round(figure, 4) for key, figure in level.items()})
-        rows.append([image[i] for i in range(min(SHOWN, len(clean))) for image in (noisy, denoised, clean)])
-    return Report({**figures, "images": len(clean), "levels": levels}, _sheet(rows))
+        shown = torch.stack([x[:SHOWN] for x in (noisy, denoised, clean)], dim=1).flatten(0, 1)
+        rows.append([as_bytes(image.permute(1, 2, 0).numpy()) for image in shown])
+    return Report({**figures, "images": len(clean), "levels": levels}, sheet(rows, GAP))
 
 
 def _features(denoiser: Any, photos: Tensor, noise: Tensor) -> list[tuple[Tensor]]:
@@ -79,9 +80,3 @@ def _features(denoiser: Any, photos: Tensor, noise: Tensor) -> list[tuple[Tensor
     device = next(denoiser.parameters()).device
     batches = zip(torch.split(photos, TOGETHER), torch.split(noise, TOGETHER), strict=True)
     return [(denoiser.features(y.to(device), level.to(device)),) for y, level in batches]
-
-
-def _sheet(rows: list[list[Tensor]]) -> NDArray[np.float32]:
-    """Rows of (C, H, W) images -> one picture (rows * H, images * W, C) with white gaps."""
-    framed = [torch.cat([F.pad(tile, (0, GAP, 0, GAP), value=1) for tile in row], dim=2) for row in rows]
-    return torch.cat(framed, dim=1).clamp(0, 1).permute(1, 2, 0).numpy()

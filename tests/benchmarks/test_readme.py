@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import readme
 from benchmarks.results import Row
+from blinddeblur.pictures.canvas import GAP
 from blinddeblur.progress import Step
 
 
@@ -63,10 +64,10 @@ def test_the_evolution_shows_photo_steps_and_result() -> None:
         step(12, 1),
     ]
     shown = readme.evolution(steps, height, width)
-    columns = shown[0, readme.SIDE // 2 :: readme.SIDE + readme.GAP, 0]
+    columns = shown[0, readme.SIDE // 2 :: readme.SIDE + GAP, 0]
     np.testing.assert_allclose(columns / 255, [0.1, 0.2, 0.35, 0.75, 1], atol=0.003)
-    assert shown.shape == (2 * readme.SIDE + readme.GAP, 5 * readme.SIDE + 4 * readme.GAP, 3)
-    kernels = shown[readme.SIDE + readme.GAP :, : readme.SIDE]
+    assert shown.shape == (2 * readme.SIDE + GAP, 5 * readme.SIDE + 4 * GAP, 3)
+    kernels = shown[readme.SIDE + GAP :, : readme.SIDE]
     assert {0, 255} == set(np.unique(kernels))  # the kernel, in the place for it
 
 

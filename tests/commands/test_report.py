@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import tracemalloc
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,24 +17,31 @@ import pytest
 from PIL import Image, ImageCms
 from scenes import sharp, streak
 
-from blinddeblur.commands.report import Entry, write
+from blinddeblur.commands.outcome import PhotoOutcome
+from blinddeblur.commands.report import ReportEntry, write
 from blinddeblur.errors import OutputError
 from blinddeblur.files import photo as photos
 from blinddeblur.files.photo import Photo
 
 FACTS: dict[str, Any] = {
+    "recording": None,
+    "seconds": 12.34,
     "sigma": 0.01,
-    "kernel_size": 15,
-    "kernel_extent": [9, 5],
     "residual": 0.02,
     "sharp": False,
-    "confidence": 0.875,
-    "warnings": ["Look at <this> & that."],
-    "seconds": 12.34,
+    "warnings": ("Look at <this> & that.",),
+    "seed": 7,
     "method": "fast",
     "steps": 12,
     "prior": "photo",
-    "seed": 7,
+    "prior_sha256": None,
+    "kernel_size": 15,
+    "kernel_extent": (9, 5),
+    "comparison": None,
+    "kernel_map": None,
+    "varying": False,
+    "confidence": 0.875,
+    "kernel_prior": None,
 }
 HOSTILE = "<script>document.title='taken'</script>\"' onload='x' & ä 日本.png"
 
@@ -63,20 +71,23 @@ class Page(HTMLParser):
         return [cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_UNCHANGED) for d in data]
 
 
-def entry(folder: Path, name: str = "photo.png", shape: tuple[int, int, int] = (60, 90, 3), depth: int = 8) -> Entry:
+def entry(
+    folder: Path, name: str = "photo.png", shape: tuple[int, int, int] = (60, 90, 3), depth: int = 8
+) -> ReportEntry:
     """A photo that was restored, with its files on the disk."""
     stem = folder / Path(name).stem
     source, restored = folder / name, folder / f"{stem.name}.deblurred.png"
     photos.write(Photo(sharp(*shape), depth=depth), source)
     photos.write(Photo(sharp(*shape, seed=1), depth=depth), restored)
-    _, kernel = photos.write_kernel(streak(), stem)
-    return Entry(source, restored, kernel, FACTS)
+    preview, kernel = photos.write_kernel(streak(), stem)
+    outcome = PhotoOutcome(input=source, restored=restored, kernel_preview=preview, kernel=kernel, **FACTS)
+    return ReportEntry(source, restored, kernel, outcome)
 
 
 def test_the_page_tells_what_became_of_each_photo(tmp_path: Path) -> None:
     done = entry(tmp_path)
-    failed = replace(done, facts=None, error="broken.png: The file is <empty>.", source=tmp_path / "broken.png")
-    skipped = replace(done, facts=None)
+    failed = replace(done, outcome=None, error="broken.png: The file is <empty>.", source=tmp_path / "broken.png")
+    skipped = replace(done, outcome=None)
     write(tmp_path / "new" / "report.html", [done, failed, skipped, skipped], 93.21)
     page = Page(tmp_path / "new" / "report.html")
     assert "1 restored, 1 failed, 2 skipped, 93.2 seconds" in page.text
@@ -108,8 +119,8 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
 
 def test_names_and_messages_are_text_and_never_markup(tmp_path: Path) -> None:
     plain, nasty = entry(tmp_path), HOSTILE.replace("/", "∕")
-    write(tmp_path / "plain.html", [plain, replace(plain, facts=None, error="no")], 1)
-    hostile = [entry(tmp_path, nasty), replace(plain, source=Path(HOSTILE), facts=None, error=HOSTILE)]
+    write(tmp_path / "plain.html", [plain, replace(plain, outcome=None, error="no")], 1)
+    hostile = [entry(tmp_path, nasty), replace(plain, source=Path(HOSTILE), outcome=None, error=HOSTILE)]
     write(tmp_path / "report.html", hostile, 1)
     page, twin = Page(tmp_path / "report.html"), Page(tmp_path / "plain.html")
     assert nasty in page.words
@@ -147,7 +158,7 @@ def test_a_preview_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_failed_photo_is_not_shown_with_a_result_of_an_earlier_run(tmp_path: Path) -> None:
-    write(tmp_path / "report.html", [replace(entry(tmp_path), facts=None, error="Too small.")], 1)
+    write(tmp_path / "report.html", [replace(entry(tmp_path), outcome=None, error="Too small.")], 1)
     page = Page(tmp_path / "report.html")
     assert [given["alt"] for tag, given in page.elements if tag == "img"] == ["photo.png, before"]
 
@@ -179,6 +190,21 @@ def test_colours_keep_their_profile(tmp_path: Path) -> None:
     write(tmp_path / "report.html", [replace(entry(tmp_path), source=tmp_path / "profile.png")], 1)
     source = next(given["src"] for tag, given in Page(tmp_path / "report.html").elements if tag == "img")
     assert profile in base64.b64decode(source.removeprefix("data:image/jpeg;base64,"), validate=True)
+
+
+def test_the_pictures_of_one_photo_are_in_memory_at_a_time(tmp_path: Path) -> None:
+    done = entry(tmp_path)
+    noise = np.random.default_rng(0).random((200, 300, 3), np.float32)
+    photos.write(Photo(noise), tmp_path / "noise.png")
+    many = [replace(done, source=tmp_path / "noise.png", restored=tmp_path / "noise.png")] * 40
+    write(tmp_path / "one.html", many[:1], 1)  # what is imported and kept for later is there now
+    tracemalloc.start()
+    try:
+        write(tmp_path / "report.html", many, 1)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < (tmp_path / "report.html").stat().st_size / 2
 
 
 def test_an_existing_page_is_kept_unless_it_may_be_replaced(tmp_path: Path) -> None:

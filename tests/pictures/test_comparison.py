@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scenes import sharp, streak
 
-from blinddeblur.pictures.comparison import GAP, LINE, compare, drawn
+from blinddeblur.pictures.canvas import GAP
+from blinddeblur.pictures.comparison import LINE, compare, drawn
 
 KERNEL = np.array([[0, 0, 0], [0.1, 0.4, 0.3], [0, 0, 0.2]], np.float32)
 
@@ -57,7 +58,7 @@ def test_a_map_of_kernels_is_drawn_as_it_lies_in_the_photo() -> None:
     kernel_map[:, :, 2, 2], kernel_map[1, 2] = 1, 0
     kernel_map[1, 2, 0, 4] = 0.1  # faint, but white all the same
     picture = drawn(kernel_map, 3 * (10 + LINE))
-    assert picture.shape == (2 * 10 + LINE, 3 * 10 + 2 * LINE)
+    assert picture.shape == (2 * 10 + LINE, 3 * 10 + 2 * LINE, 1)
     assert (picture[:, 10 : 10 + LINE] == 255).all()
     assert (picture[4:6, 4:6] == 255).all()
     assert (picture[-10:-8, -2:] == 255).all()
