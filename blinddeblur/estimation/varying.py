@@ -25,24 +25,26 @@ from blinddeblur.samplers.proximal import kernel_step
 from blinddeblur.samplers.schedule import Denoiser, log_spaced
 
 FIRST_STEPS = 4  # of the restoration that it starts from
-STEPS = 3  # more shrink the turning
-TURNS = 17  # turns of the camera that are told apart
+STEPS = 3  # of the joint refinement; with six the turning shrinks (RESULTS.md)
 FARTHEST = 16.0  # pixels that a corner of the photo may move by turning, to either side
-SIZE = 63  # pixels of the side of kernels,
-GUESSED_SIZE = 47  # and of the first guesses
-LEAST_GUESSES = 6
-FOLDS = 3
+TURNS = 17  # turns of the camera that are told apart: two pixels at a corner from one to the next
+GUESSED_SIZE = 47  # pixels of the side of first guesses, as of the smallest that the search tries
+SIZE = 63  # pixels of the side of kernels: eight more to either side, for what turning adds
+FOLDS = 3  # parts of the guesses, each foretold by the others
+LEAST_GUESSES = 6  # so that four foretell two
 # Share of the disagreement of kernels that turning explains: .033 at most in six training photos that nothing turned,
 # .083 and more in three of six that a camera turned; the kernels of the others agree on nothing (RESULTS.md).
 LEAST_GAIN = 0.07
-JUDGED = 3  # every so many regions the kernels are judged in.
+JUDGED = 3  # regions of which one is judged in: four of twelve
 # Sharper kernels leave more edges, for which evidence blames them. Of three training photos one lost .11 of it and
 # gained 2.9 dB, one lost .40 and 0.4 dB, one lost 1.1 and 0.8 dB.
 MOST_LOSS = 0.25
-SPACING = 110  # pixels between the nodes of the map,
-MOST_NODES = 8  # of which there are no more along a side
+# Pixels between the nodes of the map. With the true kernels of a photo of 464 pixels, 3 nodes along a side came to 27.7
+# dB, 5 to 29.3 and 9 to 31.4, but what is estimated is not known so finely.
+SPACING = 110
+MOST_NODES = 8  # along a side, since every node of a tile may add a convolution
+STRICTNESS = 8  # power of a kernel's agreement with the others that is its weight: .8 counts a sixth of 1
 ROUNDS = 3  # of weighing the kernels
-STRICTNESS = 8  # power of a kernel's agreement with the others that is its weight
 
 
 def estimate(
@@ -92,7 +94,7 @@ def estimate(
     def report(done: int) -> None:
         callback(len(regions) + done, len(regions) + STEPS)
 
-    poses = _refined(denoise, regions, places, start, sigma, generator, callback=report)
+    poses = _refined(denoise, regions, places, start, sigma, generator, report)
     judged = range(0, len(regions), JUDGED)
     local = poses.kernels(places)
     ours, theirs = (
@@ -152,34 +154,19 @@ def _refined(
     places: Tensor,
     poses: camera.Poses,
     sigma: float,
-    generator: torch.Generator | None = None,
-    steps: int = STEPS,
-    callback: Callable[[int], None] = lambda done: None,
+    generator: torch.Generator | None,
+    callback: Callable[[int], None],
 ) -> camera.Poses:
-    """Refine images of the regions and the poses of the camera together, as `fast.estimate` does with one kernel.
-
-    Args:
-        denoise: the image prior.
-        regions: grey, (1, 1, h, w) each.
-        places: (P, 2), of their middles, in pixels from the middle of the photo.
-        poses: to start from.
-        sigma: standard deviation of the noise of the regions.
-        generator: of the injected noise, on the CPU.
-        steps: number of noise levels.
-        callback: told of steps done.
-    """
+    """Refine the poses, and images of regions (1, 1, h, w) at places (P, 2), as `fast.estimate` does with one kernel."""
     y = Measurement(torch.cat([r.y for r in regions]), torch.cat([r.clipped for r in regions]), regions[0].linear)
     local = poses.kernels(places)
     x, error = fast.first_image(denoise, y, Blur.uniform(local), sigma, FIRST_STEPS)
-    for index, level in enumerate(log_spaced(*fast.SIGMAS, steps)):
+    for index, level in enumerate(log_spaced(*fast.SIGMAS, STEPS)):
         x0 = fast.renewed(denoise, x, level, generator)
-        found = []
+        found = list(local)
         for i, region in enumerate(regions):
-            refined = kernel_step(x0[i : i + 1], region, local[i])
-            try:
-                found.append(kernels.clean(refined))
-            except EstimationError:  # nothing is left of it
-                found.append(local[i])
+            with suppress(EstimationError):  # nothing is left of it: it stays
+                found[i] = kernels.clean(kernel_step(x0[i : i + 1], region, found[i]))
         poses = consensus(torch.stack(found), places, poses.turns)
         local = poses.kernels(places)
         x = fast.explaining(x0, y, Blur.uniform(local), error, level)

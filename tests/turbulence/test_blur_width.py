@@ -194,7 +194,7 @@ def test_tilts_choose_the_blur_where_nothing_else_tells(blurs: Blurs) -> None:
     for strength in (1.5, 4.0):
         tilts = torch.nn.functional.avg_pool2d(KolmogorovTilt(strength, 16.0).sample(6, 64, 64, generator(3)), CELL)
         tilts = tilts - tilts.mean(dim=0)
-        kernel, _ = refinement.sample(
+        kernel, _ = refinement.estimate(
             lambda x, sigma: torch.full_like(x, 0.5), frames, tilts, torch.full((6,), 1 / 6), blurs, prior, 0.01, 2,
             generator(),
         )  # fmt: skip
