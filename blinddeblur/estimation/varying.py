@@ -157,7 +157,7 @@ def _refined(
     generator: torch.Generator | None,
     callback: Callable[[int], None],
 ) -> camera.Poses:
-    """Refine the poses, and images of regions (1, 1, h, w) at places (P, 2), as `fast.estimate` does with one kernel."""
+    """Refine poses, and images of the regions at places (P, 2), together, as `fast.estimate` does with one kernel."""
     y = Measurement(torch.cat([r.y for r in regions]), torch.cat([r.clipped for r in regions]), regions[0].linear)
     local = poses.kernels(places)
     x, error = fast.first_image(denoise, y, Blur.uniform(local), sigma, FIRST_STEPS)
