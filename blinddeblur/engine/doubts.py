@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from blinddeblur.estimation.first_kernel import touches_rim
 from blinddeblur.estimation.judging import Estimate
-from blinddeblur.estimation.search import touches_rim
 from blinddeblur.samplers.deblurring import model_error
 
 DOUBTFUL = 0.6  # confidence below which seven kernels in ten agree with the truth by less than .7

@@ -27,8 +27,8 @@ CONFIDENCE = (3.3, -0.81, -0.41)
 # Good kernels of camera shake have a confidence from .66 up, and are best restored as if they were true; with wrong
 # ones at .6 an error of .03 gains 2 dB, at .5 and less one of .1 (RESULTS.md).
 DOUBTED = 0.66
-ERROR = 0.5  # for each unit of confidence below that,
-WORST = 0.2  # which count as far as this
+ERROR = 0.5  # for each unit of confidence below DOUBTED
+WORST = 0.2  # below DOUBTED, from where on less confidence adds nothing
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blinddeblur.errors import EstimationError
-from blinddeblur.estimation.first_kernel import first_kernel
+from blinddeblur.estimation.first_kernel import SIZES, classical_guess
 from blinddeblur.estimation.judging import Estimate, judge
 from blinddeblur.estimation.learned_kernel import SMALLEST_PHOTO, learned_kernel
 from blinddeblur.physics import kernels
@@ -18,12 +18,9 @@ from blinddeblur.progress import Step, unseen
 from blinddeblur.samplers import fast
 from blinddeblur.samplers.schedule import Denoiser
 
-SIZES = (47, 71, 107, 127)  # of the classical guess, tried until the blur fits; smaller ones gain nothing
-RIM = 2  # pixels at the edge of the kernel's array that must be empty
-ALL = 0.999  # of the mass: no pixel of a trace of 50, cut at a twentieth of its maximum, has less than what is missing
 MARGIN = 4  # empty pixels around a guess: room for what the refinement adds
-MOST_ROUNDS = 4  # of refinement,
-LEAST_GAIN = 0.15  # as long as the evidence, for a pixel, gains more than this
+MOST_ROUNDS = 4  # of refinement
+LEAST_GAIN = 0.15  # of evidence, for a pixel, for which there is another round
 LEAD = 1.25  # of evidence that a learned guess needs over the classical one, which gains more by refinement
 JUDGED_SIDE = 256  # pixels of the part of the photo by which kernels are judged
 
@@ -80,16 +77,6 @@ def estimate(
     return max(found, key=attrgetter("evidence"))
 
 
-def classical_guess(y: Tensor, size: int | None) -> Tensor:
-    """The guess by salient edges; unless its size is given, its array grows until the rim of the estimate is empty."""
-    limit = kernels.largest(y.shape)
-    for candidate in SIZES if size is None else (size,):
-        kernel = first_kernel(y, min(candidate, limit))
-        if candidate >= limit or not touches_rim(kernel):
-            break
-    return kernel
-
-
 def learned_guesses(
     given: Callable[[Tensor, float], Denoiser], y: Tensor, sigma: float, size: int | None
 ) -> Iterator[Tensor]:
@@ -105,8 +92,3 @@ def learned_guesses(
             if kernels.trimmed(guess, 0).shape[-1] <= known:
                 break  # the other one sees it better
         yield kernels.fitted(guess, size or min(guess.shape[-1], limit))
-
-
-def touches_rim(kernel: Tensor) -> bool:
-    """Whether a (K, K) kernel reaches the edge of its array, so that there may be more of it."""
-    return float(kernel[RIM:-RIM, RIM:-RIM].sum()) < ALL

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from blinddeblur.errors import EstimationError
+from blinddeblur.estimation.first_kernel import classical_guess
 from blinddeblur.estimation.judging import Estimate, judge
-from blinddeblur.estimation.search import classical_guess
 from blinddeblur.physics import camera, kernels
 from blinddeblur.physics.convolution import Blur
 from blinddeblur.physics.kernel_map import KernelMap

@@ -9,8 +9,8 @@ from torch import Tensor
 
 # Measured on 166 training photos; five collections differ by up to 0.7 in their mean slopes.
 SLOPE, SLOPE_DEVIATION = -2.75, 0.45
-RESIDUAL = 0.25  # standard deviation of the logarithm of the power around such a law,
-RESIDUAL_LENGTH = 0.35  # and over which difference of the logarithm of frequency it falls to 1 / e
+RESIDUAL = 0.25  # standard deviation of the logarithm of the power around such a law
+RESIDUAL_LENGTH = 0.35  # difference of the logarithm of frequency over which what is around the law falls to 1 / e
 BAND_WIDTHS = 2.0  # frequencies that a Hann window makes into one
 ABOVE_NOISE = 3.0  # a band counts where its power is so many times that of the noise
 LEAST_BANDS = 6  # fewer tell nothing

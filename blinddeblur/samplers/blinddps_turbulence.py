@@ -21,7 +21,7 @@ from blinddeblur.samplers.schedule import Diffusion
 from blinddeblur.tiles import Tile
 
 
-class Restored(NamedTuple):
+class ThroughTurbulence(NamedTuple):
     """What was seen, and what stood between.
 
     Attributes:
@@ -49,7 +49,7 @@ def sample(
     generator: torch.Generator | None = None,
     callback: Callable[[Step], None] = unseen,
     alpha_bar: Tensor | None = None,
-) -> Restored:
+) -> ThroughTurbulence:
     """Draw image, kernel and tilt from their joint posterior.
 
     Args:
@@ -109,7 +109,7 @@ def sample(
     # A kernel that lies off its middle is one at the middle, with image and tilt shifted the other way.
     kernel, moved = kernels.centre(kernel_of(found["kernel"]))
     image, tilt = framed(found["image"], margin, moved), framed(found["tilt"], radius, moved)
-    return Restored((image + 1) / 2, kernel, unit * tilt)
+    return ThroughTurbulence((image + 1) / 2, kernel, unit * tilt)
 
 
 def sides(height: int, width: int, kernel_size: int, unit: float) -> tuple[int, int]:

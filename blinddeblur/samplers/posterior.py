@@ -19,8 +19,7 @@ from blinddeblur.samplers.schedule import log_spaced
 
 STEPS = 16  # so few that the spread of a white Gaussian prior comes out 12 % too small; CALIBRATION holds that too
 SIGMA_DATA = 0.25  # standard deviation of photographs in [0, 1], as the photo prior takes it
-# Fitted to the errors on training photos under random kernels; see benchmarks/RESULTS.md.
-CALIBRATION = 1.1  # of the spread
+CALIBRATION = 1.1  # of the spread; fitted to errors on training photos under random kernels (benchmarks/RESULTS.md)
 WINDOW = 7  # pixels, over which variances are averaged: those of few samples are noisy
 FLOOR = 0.002  # standard deviation of the error where all samples agree
 # Samples share what is wrong with an estimated kernel. On five training photos it made an error of a share of the local

@@ -25,7 +25,7 @@ from blinddeblur.turbulence.tilt_step import CELL
 SIGMAS = (0.3, 0.05)  # above what fast starts from: there the prior still has its say in how wide the blur is
 FIRST_STEPS = 4  # of the restoration that the diffusion starts from
 # Measurements that all edges count for; they are more, but share the error of the prior. 37 single frames gained 3.57
-# dB in the mean with none of them, 3.89 with 20, 4.18 with 100, 4.61 with 500; where the spectrum was right, 500 cost up
+# dB in the mean with none of them, 3.89 with 20, 4.18 with 100, 4.61 with 500; where the spectrum was right it cost up
 # to 2 dB.
 EVIDENCE = 300.0
 REGISTRATIONS = 2  # of the tilts on the way, however many steps there are

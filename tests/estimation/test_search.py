@@ -11,8 +11,9 @@ from torch import Tensor
 from blinddeblur import load_prior, random_kernel
 from blinddeblur.errors import EstimationError
 from blinddeblur.estimation import search
+from blinddeblur.estimation.first_kernel import classical_guess
 from blinddeblur.estimation.judging import Estimate, judge, residual
-from blinddeblur.estimation.search import MARGIN, classical_guess, estimate, largest_kernel, learned_guesses
+from blinddeblur.estimation.search import MARGIN, estimate, learned_guesses
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Blur, blur
 from blinddeblur.physics.measurement import Measurement
@@ -145,7 +146,7 @@ def test_trimmed_kernels_lose_nothing() -> None:
     assert small.shape[-1] < kernel.shape[-1]
     assert torch.allclose(kernels.fitted(small, 31), kernel)
     assert torch.allclose(kernels.trimmed(small, 100), small)
-    assert largest_kernel((100, 80)) == 41
+    assert kernels.largest((100, 80)) == 41
 
 
 def test_confidence_falls_with_the_agreement() -> None:
