@@ -27,8 +27,8 @@ CALMEST = 64  # blocks measured, of each group: sigma to 3 %
 GROUPS = 5  # of brightness, with the same number of blocks: a sensor's noise depends on it
 # Energy of middle details against fine ones, in the calmest blocks: 1 for noise, 1.5 to 2.4 for texture.
 WHITE = 1.25
-STEEP = 2.5  # the same energy, of noise that enlarging or smoothing made coarse
-HALVED = 2  # of such noise, what the mean of 2 x 2 pixels loses of the variance
+STEEP = 2.5  # energy of middle details against fine ones, of noise that enlarging or smoothing made coarse
+HALVED = 2  # of the variance of coarse noise, what the mean of 2 x 2 pixels loses
 LUMA = (0.299, 0.587, 0.114)  # of R, G and B
 CHROMA = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # blue and red
 SHARES = (1.086, 0.825)  # of the variance of each in the mean over R, G and B, by the inverse of these weights
