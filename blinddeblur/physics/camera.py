@@ -43,10 +43,6 @@ class Poses:
         _, (rows, columns) = kernels.centre(self.density.sum(dim=0))
         return Poses(torch.roll(self.density, (rows, columns), dims=(-2, -1)), self.turns - mean_turn)
 
-    def turning(self) -> float:
-        """Standard deviation of the turns, in radians, once they are counted from their mean."""
-        return float((self.density.sum(dim=(-2, -1)) * self.turns**2).sum().sqrt())
-
 
 class _Projection:
     """The linear map from a density of poses to the kernels at some places, and its adjoint."""

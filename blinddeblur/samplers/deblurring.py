@@ -10,7 +10,7 @@ from torch import Tensor
 from blinddeblur.physics.convolution import Blur, extend, inner
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.progress import Step, unseen
-from blinddeblur.samplers.schedule import Denoiser
+from blinddeblur.samplers.schedule import Denoiser, Predicts
 from blinddeblur.samplers.white_noise import white_noise
 
 # What a photo differs by from the blurred image is more than its noise: a kernel is never quite true, and compression
@@ -25,7 +25,7 @@ def model_error(sigma: float, kernel: tuple[float, float] = TRUE_KERNEL) -> floa
     return math.hypot(kernel[0] * sigma, kernel[1])
 
 
-class ImagePrior(Protocol):
+class ImagePrior(Predicts, Protocol):
     """What a method that takes gradients through a prior has to know of it; see priors.prior.Prior."""
 
     @property
@@ -33,8 +33,6 @@ class ImagePrior(Protocol):
 
     @property
     def image_size(self) -> int | None: ...
-
-    def predict(self, x_t: Tensor, t: int, alpha_bar: float, /) -> tuple[Tensor, Tensor | None]: ...
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Blind deblurring and imaging through turbulence are two calls of it.
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,15 +13,7 @@ from blinddeblur.errors import EstimationError, UsageError
 from blinddeblur.priors.ddpm import linear_alpha_bar
 from blinddeblur.samplers import parallel
 from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Estimates, Unknown, clipped
-from blinddeblur.samplers.schedule import Diffusion
-
-
-class Predicts(Protocol):
-    """A prior: a network's (Prior), or an analytic one such as KolmogorovTilt."""
-
-    def predict(self, x_t: Tensor, t: int, alpha_bar: float, /) -> tuple[Tensor, Tensor | None]:
-        """Tweedie's estimate of x_0 in [-1, 1], and v of Nichol and Dhariwal 2021, equation 15, or None."""
-        ...
+from blinddeblur.samplers.schedule import Diffusion, Predicts
 
 
 def distance(y: Tensor, predicted: Tensor) -> Tensor:

@@ -23,6 +23,14 @@ class Diffusion(Protocol):
     def __call__(self, x_t: Tensor, t: int, alpha_bar: float, /) -> tuple[Tensor, Tensor | None]: ...
 
 
+class Predicts(Protocol):
+    """A prior: a network's (Prior), or an analytic one such as KolmogorovTilt."""
+
+    def predict(self, x_t: Tensor, t: int, alpha_bar: float, /) -> tuple[Tensor, Tensor | None]:
+        """Tweedie's estimate of x_0 in [-1, 1], and v of Nichol and Dhariwal 2021, equation 15, or None."""
+        ...
+
+
 def log_spaced(start: float, end: float, steps: int) -> list[float]:
     """Noise levels from `start` down to `end`, each the same fraction of the one before."""
     return [start * (end / start) ** (index / (steps - 1)) for index in range(steps)]
