@@ -103,9 +103,10 @@ def run(sampling: Sampling, console: Console) -> int:
     Raises:
         BlindDeblurError: what concerns all samples alike, such as weights that are missing.
     """
-    recover(sampling.folder)
+    numbers = range(1, sampling.number + 1)
+    recover(sampling.folder, [sampling.files(number) for number in numbers])
     waiting = []
-    for number in range(1, sampling.number + 1):
+    for number in numbers:
         if sampling.finished(number) and not sampling.overwrite:
             console.skipped(Path(f"sample-{number}"), sampling.files(number)[-1])
         else:

@@ -64,14 +64,14 @@ class Job:
 
     @property
     def results(self) -> tuple[Path, ...]:
-        """Every file that will be written; the preview, which a small photo has not, left out."""
+        """Every file that will be written, the restored photo last; no preview, which a small photo has not."""
         if self.restored == STREAM:
             return ()
         wishes = self.wishes
         maps = photos.uncertainty_paths(self.stem) if wishes.samples else ()
         pictures = (self.comparison,) if wishes.compare else ()
         named = (path for path in (wishes.recording, wishes.kernel_map) if path is not None)
-        return self.restored, *photos.kernel_paths(self.stem), *self.sample_paths, *maps, *pictures, *named
+        return *photos.kernel_paths(self.stem), *self.sample_paths, *maps, *pictures, *named, self.restored
 
     @property
     def finished(self) -> bool:

@@ -120,7 +120,7 @@ def run(job: Job, settings: SequenceSettings, console: Console) -> int:
     from blinddeblur.engine.scene import TurbulenceEngine
 
     for folder in {path.parent for path in job.results}:
-        recover(folder)
+        recover(folder, [job.results])
     if job.finished and not job.overwrite:
         console.skipped(job.name, job.folder)
         return 0

@@ -82,8 +82,9 @@ def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
     start = time.monotonic()
     if way.report is not None:
         report.check(way.report, overwrite=any(job.wishes.overwrite for job in jobs))
-    for folder in {path.parent for job in jobs for path in job.results}:
-        recover(folder)
+    results = [job.results for job in jobs if job.restored != STREAM]
+    for folder in {path.parent for paths in results for path in paths}:
+        recover(folder, results)
     waiting = _unfinished(jobs, console)
     entries = {job: _entry(job) for job in set(jobs).difference(waiting)}
     code = 0
