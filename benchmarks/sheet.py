@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from blinddeblur.engine.pipeline import informative_crop
 from blinddeblur.engine.pixels import Pixels
-from blinddeblur.files import photo
+from blinddeblur.files import encoding
+from blinddeblur.files.photo import Photo
 from blinddeblur.pictures.comparison import enlarged, fitted
 from blinddeblur.tiles import Tile, evenly
 
@@ -61,7 +62,7 @@ def contact_sheet(pictures: Sequence[tuple[str, Shown]], path: Path) -> None:
                 left = margin + column * step
                 panel = _panel(shown[title], kernels.get(title), place)
                 sheet[top : top + len(panel), left : left + panel.shape[1]] = panel
-    photo.write(photo.Photo(sheet), path, overwrite=True)
+    encoding.write(Photo(sheet), path, overwrite=True)
 
 
 def _is_kernel(title: str, shown: Shown) -> bool:

@@ -22,7 +22,8 @@ from blinddeblur.engine.pipeline import Progress
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.estimation import varying
 from blinddeblur.estimation.judging import Estimate
-from blinddeblur.files import photo
+from blinddeblur.files import decoding
+from blinddeblur.files.photo import EXTENSIONS
 from blinddeblur.training.random_kernels import shake
 
 POSES = 160
@@ -98,13 +99,13 @@ def main(
     """Aligned PSNR in dB: blurred, restored with one kernel, with default options; and whether these took several."""
     if always:
         varying.LEAST_GAIN, varying.MOST_LOSS = -1e9, 1e9
-    files = sorted(p for p in photos.iterdir() if p.suffix.lower() in photo.EXTENSIONS)
+    files = sorted(p for p in photos.iterdir() if p.suffix.lower() in EXTENSIONS)
     engine, single = Engine(Settings()), SingleEngine(Settings())
     print("photo", "camera", "blurred", "one kernel", "default", "varying", "seconds", sep="\t")
     for turning in (True, False):
         rows = []
         for index, path in enumerate(files[:: max(1, len(files) // number)][:number]):
-            x = photo.read(path).pixels
+            x = decoding.read(path).pixels
             rng = np.random.default_rng([SEED, index])
             camera = camera_path(rng, x.shape[0] - 2 * MARGIN, x.shape[1] - 2 * MARGIN, turning)
             truth, y = measured(x, camera, rng)

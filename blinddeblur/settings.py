@@ -10,6 +10,7 @@ NOISES = ("gaussian", "poisson")
 KERNEL_PRIORS = ("diffusion", "uniform", "conditioned")
 SEQUENCE_METHODS = {"fast": 12, "blinddps": 1000}
 LARGEST_KERNEL = 127  # pixels
+MINIMUM_SIDE = 32  # pixels of a photo; below, there is no blur to be told from the picture
 MOST_SAMPLES = 64
 SMALLEST_CROP = 64  # pixels; less holds too few edges
 SMALLEST_TILE = 64  # pixels

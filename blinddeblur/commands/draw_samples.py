@@ -15,8 +15,9 @@ from blinddeblur.commands.plan import STREAM
 from blinddeblur.commands.restore_photos import FAILED, reason
 from blinddeblur.commands.workers import outcome_of
 from blinddeblur.errors import BlindDeblurError, UsageError
-from blinddeblur.files import photo as photos
-from blinddeblur.files.together import Together, recover
+from blinddeblur.files import encoding, kernel_files
+from blinddeblur.files.photo import EXTENSIONS, Photo
+from blinddeblur.files.together import Together, check_free, recover
 from blinddeblur.pictures.tilts import tilt_picture
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.kind not in ENDINGS:
             raise UsageError(f"There is no kind of sample named {self.kind}. Choose one of {', '.join(ENDINGS)}.")
-        if self.folder == STREAM or (self.folder.suffix.lower() in photos.EXTENSIONS and not self.folder.is_dir()):
+        if self.folder == STREAM or (self.folder.suffix.lower() in EXTENSIONS and not self.folder.is_dir()):
             raise UsageError(f"{self.folder}: Samples are files with names of their own. Give a folder as -o.")
         if self.kind == "tilt" and self.prior is None and self.steps is not None:
             raise UsageError("This tilt is drawn in closed form, without steps. Leave out --steps, or give a --prior.")
@@ -113,7 +114,7 @@ def run(sampling: Sampling, console: Console) -> int:
             waiting.append(number)
     for number in waiting:  # before minutes are spent
         for path in sampling.files(number):
-            photos.check_free(path, overwrite=sampling.overwrite)
+            check_free(path, overwrite=sampling.overwrite)
     if not waiting:
         return 0
     draw = _drawer(sampling)
@@ -186,12 +187,12 @@ def _contents(kind: str, x: "Tensor") -> list[bytes]:
 
     if kind == "kernel":
         kernel = kernels.from_prior(x, kernels.PRIOR_SIZE - 1)[0, 0].numpy()
-        picture, array = photos.kernel_files(kernel, Path("sample")).values()
+        picture, array = kernel_files.kernel_files(kernel, Path("sample")).values()
         return [array, picture]
     if kind == "tilt":
         tilts = x.numpy().astype(np.float32)
         fields = io.BytesIO()
         np.savez_compressed(fields, tilts=tilts, spacing=1)
-        return [fields.getvalue(), photos.encode(photos.Photo(tilt_picture(tilts, 1, *tilts.shape[2:])), ".png")]
+        return [fields.getvalue(), encoding.encode(Photo(tilt_picture(tilts, 1, *tilts.shape[2:])), ".png")]
     pixels = x[0].permute(1, 2, 0).clamp(0, 1).numpy()
-    return [photos.encode(photos.Photo(pixels), ".png")]
+    return [encoding.encode(Photo(pixels), ".png")]

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blinddeblur.errors import BlindDeblurError
-from blinddeblur.files import photo as photos
-from blinddeblur.files.together import Together
+from blinddeblur.files import decoding, kernel_files
+from blinddeblur.files.together import Together, check_free
 from blinddeblur.pictures.comparison import enlarged, fitted
 
 SIDE = 1600  # pixels of the long side of a preview: it fills a screen, and takes about half a megabyte
@@ -70,7 +70,7 @@ def check(path: Path, *, overwrite: bool) -> None:
             overwrite = overwrite or MADE_BY in file.read(1000)
     except (OSError, ValueError):
         pass  # there is none
-    photos.check_free(path, overwrite=overwrite)
+    check_free(path, overwrite=overwrite)
 
 
 def _page(entries: Sequence[Entry], seconds: float) -> Iterator[str]:
@@ -123,7 +123,7 @@ def _pictures(name: str, before: "Preview | None", after: "Preview | None") -> s
 
 def _kernel(path: Path) -> str:
     try:
-        picture = enlarged(photos.read_kernel(path), KERNEL_SIDE)
+        picture = enlarged(kernel_files.read_kernel(path), KERNEL_SIDE)
     except BlindDeblurError:
         return ""
     height, width = picture.shape[:2]
@@ -165,7 +165,7 @@ class Preview:
 def _preview(path: Path) -> Preview | None:
     """None where the file is missing or unreadable."""
     try:
-        photo = photos.read(path)
+        photo = decoding.read(path)
     except BlindDeblurError:
         return None
     pixels: NDArray[np.floating] = photo.pixels

@@ -13,8 +13,10 @@ from blinddeblur.commands import cluster, report, workers
 from blinddeblur.commands.console import Console
 from blinddeblur.commands.plan import STREAM, Job
 from blinddeblur.errors import BlindDeblurError, UsageError
-from blinddeblur.files import photo as photos
-from blinddeblur.files.headers import read_header
+from blinddeblur.files import decoding, encoding, kernel_files
+from blinddeblur.files.headers import format_of
+from blinddeblur.files.names import kernel_paths, uncertainty_paths
+from blinddeblur.files.photo import Photo
 from blinddeblur.files.together import Together, recover, write_bytes, write_together
 from blinddeblur.pictures.comparison import compare, drawn, fitted
 from blinddeblur.settings import Settings
@@ -124,7 +126,7 @@ def forecast(jobs: list[Job], settings: Settings, console: Console) -> int:
     for job in _unfinished(jobs, console):
         try:
             job.check()
-            height, width = photos.read(job.source, job.wishes.most_pixels).stored.shape[:2]
+            height, width = decoding.read(job.source, job.wishes.most_pixels).stored.shape[:2]
         except BlindDeblurError as error:
             failed += 1
             console.failure(job.source, reason(job.source, error, verbose=False))
@@ -237,52 +239,47 @@ def produce(
     from blinddeblur.pictures.evolution import Recording
 
     wishes = job.wishes
-    picture = photos.decode(data, wishes.most_pixels)
+    picture = decoding.decode(data, wishes.most_pixels)
     ending = _ending(data) if job.restored == STREAM else job.restored.suffix
     if wishes.preview and max(picture.stored.shape) > PREVIEW_SIDE:
         small = engine.restore(fitted(picture.stored, PREVIEW_SIDE), stage).image
-        write_bytes(photos.encode(photos.Photo(small), ".jpg"), job.preview, overwrite=wishes.overwrite)
+        write_bytes(encoding.encode(Photo(small), ".jpg"), job.preview, overwrite=wishes.overwrite)
 
     def keep(index: int, sample: Any) -> None:
-        add(photos.encode(picture.with_pixels(sample), ending), job.sample_paths[index])
+        add(encoding.encode(picture.with_pixels(sample), ending), job.sample_paths[index])
 
     recording = Recording()
     callback = (lambda step: None) if wishes.recording is None else recording
     result = engine.restore(picture.stored, stage, callback, keep)
     if job.restored != STREAM:
-        extras = photos.kernel_files(result.kernel, job.stem)
+        extras = kernel_files.kernel_files(result.kernel, job.stem)
         if result.uncertainty is not None:
-            extras |= photos.uncertainty_files(result.uncertainty, job.stem)
+            extras |= kernel_files.uncertainty_files(result.uncertainty, job.stem)
         if wishes.compare:
-            side_by_side = photos.Photo(compare(picture.stored, result.image, result.kernel))
-            extras[job.comparison] = photos.encode(side_by_side, ".png")
+            side_by_side = Photo(compare(picture.stored, result.image, result.kernel))
+            extras[job.comparison] = encoding.encode(side_by_side, ".png")
         if wishes.kernel_map is not None:
             kernels = result.kernel[None, None] if result.kernel_map is None else result.kernel_map
-            extras[wishes.kernel_map] = photos.encode(photos.Photo(drawn(kernels)[..., None]), ".png")
+            extras[wishes.kernel_map] = encoding.encode(Photo(drawn(kernels)[..., None]), ".png")
         for path, content in extras.items():
             add(content, path)
         if wishes.recording is not None:
             add(recording.gif(), wishes.recording)
     # A sharp photo is not compressed once more.
     unchanged = result.sharp and (job.restored == STREAM or job.restored.suffix == job.source.suffix)
-    add(data if unchanged else photos.encode(picture.with_pixels(result.image), ending), job.restored)
+    add(data if unchanged else encoding.encode(picture.with_pixels(result.image), ending), job.restored)
     return _outcome(job, result)
 
 
 def _data(job: Job) -> bytes:
     if job.source == STREAM:
-        return sys.stdin.buffer.read(photos.most_bytes(job.wishes.most_pixels) + 1)
-    return photos.read_bytes(job.source, job.wishes.most_pixels)
+        return sys.stdin.buffer.read(decoding.most_bytes(job.wishes.most_pixels) + 1)
+    return decoding.read_bytes(job.source, job.wishes.most_pixels)
 
 
 def _ending(data: bytes) -> str:
     """That of a file with these bytes, where no name says it."""
-    try:
-        return {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tiff", "WebP": ".webp", "BMP": ".bmp"}[
-            read_header(data).format
-        ]
-    except BlindDeblurError:
-        return ".png"
+    return {"JPEG": ".jpg", "TIFF": ".tiff", "WebP": ".webp", "BMP": ".bmp"}.get(format_of(data) or "", ".png")
 
 
 def _to_standard_output(data: bytes) -> None:
@@ -303,7 +300,7 @@ def reason(source: Path, error: Exception, *, verbose: bool) -> str:
 
 
 def _entry(job: Job, facts: dict[str, Any] | None = None, error: str | None = None) -> report.Entry:
-    return report.Entry(job.source, job.restored, photos.kernel_paths(job.stem)[1], facts, error)
+    return report.Entry(job.source, job.restored, kernel_paths(job.stem)[1], facts, error)
 
 
 def _outcome(job: Job, result: "Result") -> Outcome:
@@ -324,7 +321,7 @@ def _outcome(job: Job, result: "Result") -> Outcome:
 
 def _facts(job: Job, result: "Result") -> dict[str, Any]:
     """What --json says of a photo."""
-    preview, array = photos.kernel_paths(job.stem)
+    preview, array = kernel_paths(job.stem)
     facts = {
         "input": str(job.source),
         "restored": str(job.restored),
@@ -350,7 +347,7 @@ def _facts(job: Job, result: "Result") -> dict[str, Any]:
         "prior_sha256": result.checksum,
     }
     if result.uncertainty is not None:
-        preview, array = photos.uncertainty_paths(job.stem)
+        preview, array = uncertainty_paths(job.stem)
         facts |= {
             "samples": [str(path) for path in job.sample_paths],
             "uncertainty_preview": str(preview),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blinddeblur.errors import EstimationError, PhotoError
-from blinddeblur.files.photo import MINIMUM_SIDE
+from blinddeblur.settings import MINIMUM_SIDE
 from blinddeblur.tiles import Tile, evenly, grid
 
 PATCH_SIDE = 512  # pixels of the patches that stand for a large photo; whole blocks of JPEG

@@ -1,6 +1,6 @@
 """Tags of TIFF files and of EXIF blocks, which are small TIFF files: found, changed in place, added.
 
-No pixels here. OpenCV drops all tags of a TIFF and misreads some; photo.py relies on these functions instead. Tags that
+No pixels here. OpenCV drops all tags of a TIFF and misreads some, so these functions are relied on instead. Tags that
 travel from one file into another are held apart from any file, see Tags.
 """
 
@@ -55,7 +55,7 @@ INCH, CENTIMETRE = 2, 3  # values of RESOLUTION_UNIT; 1 is no unit
 
 BYTE, SHORT, LONG, RATIONAL, UNDEFINED = 1, 3, 4, 5, 7  # types of tags
 
-CUT_OFF = "The file is cut off or damaged. Copy it again from its source."
+_CUT_OFF = "The file is cut off or damaged: its tags lead beyond its end. Copy it again from its source."
 
 _BYTES_PER_VALUE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _BYTES_PER_NUMBER = _BYTES_PER_VALUE | {5: 4, 10: 4}  # a rational is two numbers
@@ -94,7 +94,7 @@ class Directory:
         # Checked here and not for all tags at once: private tags of cameras often point nowhere.
         tag = self.tags.get(number)
         if tag is not None and tag.position + tag.count * _BYTES_PER_VALUE[tag.kind] > len(self.data):
-            raise PhotoError(CUT_OFF)
+            raise PhotoError(_CUT_OFF)
         return tag
 
     def raw(self, number: int) -> bytes | None:
@@ -153,26 +153,6 @@ class Directory:
                     gathered[number] = (tag.kind, _swapped(raw, tag.kind, self.order))
         return gathered
 
-    def alone(self) -> bytes:
-        """A TIFF file with this page and no other.
-
-        Raises PhotoError when pixels lie beyond the end of the file, or parts of them share their bytes.
-        """
-        tags, pixels = self._gathered(_ANY, _BELOW), bytearray(8)  # the place of the header
-        for offsets, counts in ((STRIP_OFFSETS, STRIP_BYTE_COUNTS), (TILE_OFFSETS, TILE_BYTE_COUNTS)):
-            places = []
-            for start, length in zip(self.numbers(offsets), self.numbers(counts), strict=False):
-                part = self.data[start : start + length]
-                if len(part) < length or len(pixels) > len(self.data) + 8:
-                    raise PhotoError(CUT_OFF)
-                places.append(len(pixels))
-                pixels += part
-            if places:
-                tags[offsets] = LONG, struct.pack(f">{len(places)}I", *places)
-        pixels += bytes(len(pixels) % 2)  # directories begin at even positions, as TIFF asks
-        pixels[:8] = self.data[:4] + struct.pack(f"{self.order}I", len(pixels))
-        return bytes(pixels) + _directory_bytes(len(pixels), self.order, {}, tags)
-
     def with_numbers(self, values: dict[int, int]) -> bytes:
         """The file with the first value of each of these tags replaced; a tag that it does not have is not added."""
         changed = bytearray(self.data)
@@ -199,11 +179,23 @@ def directories(data: bytes) -> Iterator[Directory]:
                 break
             directory = _directory(data, order, position)
         except struct.error as error:
-            raise PhotoError(CUT_OFF) from error
+            raise PhotoError(_CUT_OFF) from error
         yield directory
         link = directory.link
     if link == 4:
         raise PhotoError("The TIFF file contains no picture.")
+
+
+def pages(directories: list[Directory]) -> list[int]:
+    """The numbers of those that are pages, not a smaller copy of another, as a thumbnail is. The first always is."""
+    return [index for index, page in enumerate(directories) if not (index and page.number(NEW_SUBFILE_TYPE) & 1)]
+
+
+def dpi_of(exif: bytes | None) -> tuple[float, float] | None:
+    """Pixels per inch, across and down, by an EXIF block; None when it does not say or makes no sense."""
+    with contextlib.suppress(PhotoError):
+        return next(directories(exif)).dpi() if exif else None
+    return None
 
 
 def _directory(data: bytes, order: str, position: int) -> Directory:

@@ -18,7 +18,7 @@ from scenes import sharp, streak
 
 from blinddeblur.commands.report import Entry, write
 from blinddeblur.errors import OutputError
-from blinddeblur.files import photo as photos
+from blinddeblur.files import encoding, kernel_files
 from blinddeblur.files.photo import Photo
 
 FACTS: dict[str, Any] = {
@@ -67,9 +67,9 @@ def entry(folder: Path, name: str = "photo.png", shape: tuple[int, int, int] = (
     """A photo that was restored, with its files on the disk."""
     stem = folder / Path(name).stem
     source, restored = folder / name, folder / f"{stem.name}.deblurred.png"
-    photos.write(Photo(sharp(*shape), depth=depth), source)
-    photos.write(Photo(sharp(*shape, seed=1), depth=depth), restored)
-    _, kernel = photos.write_kernel(streak(), stem)
+    encoding.write(Photo(sharp(*shape), depth=depth), source)
+    encoding.write(Photo(sharp(*shape, seed=1), depth=depth), restored)
+    _, kernel = kernel_files.write_kernel(streak(), stem)
     return Entry(source, restored, kernel, FACTS)
 
 
@@ -166,7 +166,7 @@ def test_grey_shows_through_transparency(tmp_path: Path, depth: int) -> None:
     done = entry(tmp_path)
     alpha = np.zeros((60, 90), np.uint16 if depth == 16 else np.uint8)
     alpha[:, 45:] = 2**depth - 1
-    photos.write(Photo(np.ones((60, 90, 3), np.float32), alpha, depth), tmp_path / "clear.png")
+    encoding.write(Photo(np.ones((60, 90, 3), np.float32), alpha, depth), tmp_path / "clear.png")
     write(tmp_path / "report.html", [replace(done, source=tmp_path / "clear.png")], 1)
     before = Page(tmp_path / "report.html").pictures("jpeg")[0]
     assert np.abs(before[:, :40].astype(int) - 128).max() <= 2
@@ -199,7 +199,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.
     def interrupt(path: Path) -> Photo:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(photos, "read", interrupt)
+    monkeypatch.setattr("blinddeblur.files.decoding.read", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "report.html", [done], 1)
     assert set(os.listdir(tmp_path)) == files
