@@ -59,13 +59,17 @@ def read(path: Path, most_pixels: int = MAXIMUM_PIXELS) -> Photo:
     See decode for what is kept. What is no regular file (a pipe, a device) is refused, not waited for.
     """
     with naming(str(path)):
-        return decode(_file_bytes(path, most_pixels), most_pixels)
+        return decode(read_bytes(path, most_pixels), most_pixels)
 
 
 def read_bytes(path: Path, most_pixels: int = MAXIMUM_PIXELS) -> bytes:
     """The bytes of a photo's file, for decode. Raises PhotoError, naming the file, as read does."""
     with naming(str(path)):
-        return _file_bytes(path, most_pixels)
+        _check_bytes(check_file(path), most_pixels)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise PhotoError(f"The file cannot be read, because {reason(error)}.") from error
 
 
 def decode(data: bytes, most_pixels: int = MAXIMUM_PIXELS, least_side: int = MINIMUM_SIDE, page: int = -1) -> Photo:
@@ -143,14 +147,6 @@ def check_file(path: Path) -> int:
     except ValueError as error:
         raise PhotoError(f"The file cannot be read, because {NUL}.") from error
     return found.st_size
-
-
-def _file_bytes(path: Path, most_pixels: int) -> bytes:
-    _check_bytes(check_file(path), most_pixels)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PhotoError(f"The file cannot be read, because {reason(error)}.") from error
 
 
 def _check_bytes(count: int, most_pixels: int) -> None:

@@ -1,8 +1,8 @@
 """What the bytes of an image file say before a pixel is decoded: its format, its size, and whether it is whole.
 
-Pillow is asked about HEIC and AVIF only. Of the others it does not say whether they are whole, decodes a WebP to say
-how large it is, refuses PNGs with long texts, and warns of the tags of a JPEG that nobody has asked for. A TIFF is its
-tags, see decoding.py. Messages do not name the file: the caller does.
+Pillow says it of JPEG and AVIF, pillow-heif of HEIC, but neither whether a file is whole. Pillow decodes a WebP to say
+how large it is, and refuses PNGs with long texts, so these are read here. A TIFF is its tags, see decoding.py. Messages
+do not name the file: the caller does.
 """
 
 import io
@@ -38,10 +38,7 @@ _SIGNATURES = {
 
 # Segments of a JPEG, also behind the compressed data of a scan, where 0xff is always followed by 0 or a restart marker.
 _JPEG_MARKER = re.compile(rb"\xff+([\xc0-\xcf\xd9-\xfe])")
-_JPEG_END = 0xD9
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_TABLES = 0xDB  # of quantisation
-_JPEG_FIRST_APPLICATION = 0xE0  # JFIF's
+_JPEG_END, _JPEG_METADATA = 0xD9, 0xE1
 XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"  # of the segment with an XMP packet
 _JPEG_PER_INCH = {1: 1.0, 2: 2.54}  # units of its density; 0 is none
 
@@ -130,38 +127,30 @@ def read_header(data: bytes) -> Header:
 
 
 def _jpeg(data: bytes) -> Header:
-    frame: tuple[int, int, bytes] | None = None
-    dpi = None
-    tables: dict[int, tuple[int, ...]] = {}
-    for marker, segment in _jpeg_segments(data):
-        if marker in _JPEG_FRAMES:
-            precision, height, width, components = struct.unpack_from(">BHHB", segment)
-            if precision != 8:
-                raise PhotoError(
-                    f"The JPEG has {precision} bits per sample. Convert it to an 8-bit JPEG or a 16-bit PNG."
-                )
-            if components == 4:
-                raise PhotoError(CMYK)
-            frame = width, height, segment[8 : 8 + 3 * components : 3]  # of each component, which table it uses
-        elif marker == _JPEG_TABLES:
-            position = 0
-            while position < len(segment):
-                number, two_bytes = segment[position] & 15, segment[position] >> 4
-                tables[number] = struct.unpack_from(">64H" if two_bytes else ">64B", segment, position + 1)
-                position += 1 + 64 * (1 + bool(two_bytes))
-        elif marker == _JPEG_FIRST_APPLICATION and segment.startswith(b"JFIF\0"):
-            unit, across, down = struct.unpack_from(">BHH", segment, 7)
-            per_inch = _JPEG_PER_INCH.get(unit, 0)
-            dpi = per_inch * across, per_inch * down
-    if frame is None:
-        raise PhotoError(CUT_OFF)
-    width, height, used = frame
-    whole = tuple(tables[number] for number in used if number in tables)
-    return Header(width, height, grey=len(used) == 1, dpi=dpi, tables=whole)
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    # Without EXIF, of which Pillow would warn.
+    bare = data[:2] + b"".join(segment for marker, segment in _jpeg_segments(data) if marker != _JPEG_METADATA)
+    image = _opened(JpegImageFile, bare)
+    if image.mode == "CMYK":
+        raise PhotoError(CMYK)
+    per_inch = _JPEG_PER_INCH.get(image.info.get("jfif_unit"), 0)
+    across, down = image.info.get("jfif_density", (0, 0))
+    tables = tuple(tuple(image.quantization.get(layer[3], ())) for layer in image.layer)
+    width, height = image.size
+    return Header(width, height, grey=image.mode == "L", dpi=(per_inch * across, per_inch * down), tables=tables)
+
+
+def _opened(plugin: Any, data: bytes) -> Any:
+    """The image of one of Pillow's plugins; not by Image.open, which warns of large ones and tries other formats."""
+    try:
+        return plugin(io.BytesIO(data))
+    except Exception as error:
+        raise PhotoError(UNDECODABLE) from error
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of each segment. Raises PhotoError when the end marker of the picture is missing.
+    """Marker of each segment, and the whole of it. Raises PhotoError when the end marker of the picture is missing.
 
     What follows the end marker (cameras append previews and depth maps) is left alone, and an end marker inside a
     segment (that of a thumbnail in the EXIF block) does not count.
@@ -172,7 +161,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         if marker == _JPEG_END:
             return
         (length,) = struct.unpack_from(">H", data, found.end())
-        yield marker, data[found.end() + 2 : found.end() + length]
+        yield marker, data[found.start() : found.end() + length]
         position = found.end() + length
     raise PhotoError(CUT_OFF)
 
@@ -282,11 +271,7 @@ def _avif(data: bytes) -> tuple[int, Any]:
 
     if not AvifImagePlugin.SUPPORTED:
         raise PhotoError(_NO_AVIF)
-    try:
-        # Not Image.open, which warns of large pictures and tries other formats.
-        image = AvifImagePlugin.AvifImageFile(io.BytesIO(data))
-    except Exception as error:
-        raise PhotoError(UNDECODABLE) from error
+    image = _opened(AvifImagePlugin.AvifImageFile, data)
     if image.is_animated:
         raise PhotoError(SEVERAL)
     flags = max((found[0] for found in _AVIF_CONFIGURATION.findall(data)), default=0)

@@ -67,12 +67,9 @@ class Film:
 class _Source:
     """Where frames come from.
 
-    Attributes:
-        label: what sentences name.
-        frames: the name of each, and what reads it or raises PhotoError; an unread one costs little.
-        number: of frames; None where only the end shows it.
-        fps: frames per second, if known.
-        notes: sentences that are added while frames are read.
+    label: what sentences name. frames: the name of each, and what reads it or raises PhotoError; an unread one costs
+    little. number: of frames; None where only the end shows it. fps: frames per second, if known. notes: sentences that
+    are added while frames are read.
     """
 
     label: str
@@ -208,11 +205,8 @@ def _of_animation(label: str, data: bytes, most_pixels: int) -> _Source:
     """A GIF, or a PNG or WebP that moves; 8 bits. Pillow raises errors of every kind."""
     from PIL import GifImagePlugin, PngImagePlugin, WebPImagePlugin
 
-    plugins: dict[str, Any] = {
-        "GIF": GifImagePlugin.GifImageFile,
-        "PNG": PngImagePlugin.PngImageFile,
-        "WebP": WebPImagePlugin.WebPImageFile,
-    }
+    gif, png, webp = GifImagePlugin.GifImageFile, PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile
+    plugins: dict[str | None, Any] = {"GIF": gif, "PNG": png, "WebP": webp}
 
     def frame(index: int) -> Photo:
         try:
@@ -225,7 +219,7 @@ def _of_animation(label: str, data: bytes, most_pixels: int) -> _Source:
     try:
         with warnings.catch_warnings(action="ignore"):
             # Not Image.open, which warns of large pictures.
-            animation = plugins[format_of(data) or ""](io.BytesIO(data))
+            animation = plugins[format_of(data)](io.BytesIO(data))
             width, height = animation.size
             decoding.check_size(width, height, most_pixels)
             number, milliseconds = animation.n_frames, animation.info.get("duration", 0)
@@ -322,17 +316,16 @@ def _film(
     depth = max(picture.depth for picture in pictures)
     _check_bytes(len(read) * first.stored[..., 0].size * channels * depth // 8, source.label, most_bytes)
     notes = [f"{why} This frame is left out." for why in left_out.values()] + source.notes
-    for differs, sentence in (
-        ([p.stored.shape[2] != channels for p in pictures], "Grey among frames in colour, and taken as colour"),
-        ([p.depth != depth for p in pictures], "Of 8 bits among frames of 16, and taken as 16"),
-        ([_is_clear(p) for p in pictures], "Transparent in places, which the restored picture will not be"),
-        (
-            [p.icc != first.icc for p in pictures],
-            "With a colour profile other than that of the first frame, which stays",
-        ),
-    ):
-        if any(differs):
-            notes.append(f"{sentence}: {_listed([name for name, it in zip(read, differs, strict=True) if it])}.")
+    kinds: dict[str, Callable[[Photo], bool]] = {
+        "Grey among frames in colour, and taken as colour": lambda p: p.stored.shape[2] != channels,
+        "Of 8 bits among frames of 16, and taken as 16": lambda p: p.depth != depth,
+        "Transparent in places, which the restored picture will not be": _is_clear,
+        "With a colour profile other than that of the first frame, which stays": lambda p: p.icc != first.icc,
+    }
+    for sentence, differs in kinds.items():
+        those = [name for name, picture in read.items() if differs(picture)]
+        if those:
+            notes.append(f"{sentence}: {_listed(those)}.")
     if len(read) == 1:
         notes.append(
             "The tilt of one frame cannot be told from the scene's shape: what is bent stays bent. Give more frames."

@@ -44,8 +44,8 @@ class Together:
 
     def __init__(self, *, overwrite: bool) -> None:
         self._overwrite = overwrite
-        self._working: dict[Path, FileLock] = {}  # the working folder and its lock, by the folder of results
-        self._paths: list[Path] = []
+        self._locks: dict[Path, FileLock] = {}  # of the working folders, by the folders of results
+        self._files: dict[Path, Path] = {}  # where each waits
 
     def __enter__(self) -> "Together":
         return self
@@ -65,10 +65,11 @@ class Together:
         check_free(path, overwrite=self._overwrite)
         with _said_in_words(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.parent not in self._working:
-                self._working[path.parent] = _working_folder(path.parent)
-            with self._waiting(path).open("xb") as file:
-                self._paths.append(path)
+            if path.parent not in self._locks:
+                self._locks[path.parent] = _working_folder(path.parent)
+            waiting = _waiting(self._locks[path.parent], path)
+            with waiting.open("xb") as file:
+                self._files[path] = waiting
                 yield file
                 _reach_disk(file)
 
@@ -81,20 +82,17 @@ class Together:
             raise
         self._clear()  # but not after an interrupt on the way: that leaves what recover needs
 
-    def _waiting(self, path: Path) -> Path:
-        return _waiting(Path(self._working[path.parent].lock_file).parent, path)
-
     def _appear(self) -> None:
-        for path in self._paths:
+        for path in self._files:
             check_free(path, overwrite=self._overwrite)
         placed: list[Path] = []
         try:
-            for path in self._paths:
-                last = path == self._paths[-1]
+            for number, (path, waiting) in enumerate(self._files.items(), start=1):
                 with _said_in_words(path):
-                    if not placed and not last and self._overwrite:
-                        self._paths[-1].unlink(missing_ok=True)
-                    _place(self._waiting(path), path, overwrite=self._overwrite, last=last)
+                    last = number == len(self._files)
+                    if self._overwrite and number == 1 and not last:
+                        list(self._files)[-1].unlink(missing_ok=True)
+                    _place(waiting, path, overwrite=self._overwrite, last=last)
                 placed.append(path)
         except Exception:
             for path in placed:
@@ -102,7 +100,7 @@ class Together:
             raise
 
     def _clear(self) -> None:
-        for lock in self._working.values():
+        for lock in self._locks.values():
             _clear(lock)
 
 
@@ -128,16 +126,17 @@ def recover(folder: Path, results: Iterable[Sequence[Path]] = ()) -> None:
         results: those that appear together, the last one last. Where it is missing, the others go as well if a killed
             run has put them there.
     """
+    found: list[Path] = []
     with contextlib.suppress(OSError, ValueError):  # there is no such folder
-        for working in [path for path in folder.iterdir() if _WORKING_FOLDER.fullmatch(path.name)]:
-            lock = FileLock(working / _LOCK, timeout=0)
-            if working.is_symlink() or (working / _LOCK).is_symlink():  # none of ours
-                continue
-            with contextlib.suppress(OSError, Timeout), lock:
-                for path in (path for paths in results if not os.path.lexists(paths[-1]) for path in paths):
-                    if path.parent == folder and _is_placed(_waiting(working, path), path):
-                        path.unlink()
-                _clear(lock)
+        found = [path for path in folder.iterdir() if _WORKING_FOLDER.fullmatch(path.name)]
+    for working in found:
+        if working.is_symlink() or (working / _LOCK).is_symlink():  # none of ours
+            continue
+        with contextlib.suppress(OSError, Timeout), FileLock(working / _LOCK, timeout=0) as lock:
+            for path in (path for paths in results if not os.path.lexists(paths[-1]) for path in paths):
+                if path.parent == folder and _is_placed(_waiting(lock, path), path):
+                    path.unlink()
+            _clear(lock)
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
@@ -217,9 +216,9 @@ def _working_folder(folder: Path) -> FileLock:
     raise OutputError(f"{folder}: No file can be locked here. Choose another place for the results.")
 
 
-def _waiting(working: Path, path: Path) -> Path:
+def _waiting(lock: FileLock, path: Path) -> Path:
     """Where a file waits. Its name may be as long as the system allows, and must not look like that of a photo."""
-    return working / hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return Path(lock.lock_file).parent / hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
 
 
 def _place(waiting: Path, path: Path, *, overwrite: bool, last: bool) -> None:
@@ -231,15 +230,12 @@ def _place(waiting: Path, path: Path, *, overwrite: bool, last: bool) -> None:
             raise OutputError(_exists(path)) from error
         # To be replaced; or on a file system without links, such as FAT, where the check just made is the best there
         # is, and a copy has to stay for recover.
-        os.replace(waiting if last or overwrite else _copy(waiting), path)
-
-
-def _copy(waiting: Path) -> Path:
-    copy = waiting.with_suffix(".copy")
-    with copy.open("xb") as file:
-        file.write(waiting.read_bytes())
-        _reach_disk(file)
-    return copy
+        if not (last or overwrite):
+            data, waiting = waiting.read_bytes(), waiting.with_suffix(".copy")
+            with waiting.open("xb") as file:
+                file.write(data)
+                _reach_disk(file)
+        os.replace(waiting, path)
 
 
 def _is_placed(waiting: Path, path: Path) -> bool:

@@ -580,7 +580,7 @@ def test_jpeg_of_12_bits(tmp_path: Path) -> None:
     data = path.read_bytes()
     frame = data.index(b"\xff\xc0")
     path.write_bytes(data[: frame + 4] + b"\x0c" + data[frame + 5 :])
-    refused(path, "12 bits")
+    refused(path, "rare kind", "save it as a PNG")
 
 
 def damaged_files() -> dict[str, bytes]:
