@@ -8,10 +8,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from photofiles import without_privileges
+from scenes import blurred, streak
 
 from blinddeblur.errors import EstimationError, OutputError
+from blinddeblur.files.encoding import write
+from blinddeblur.files.photo import Photo
 from blinddeblur.files.together import Together, check_free, recover, write_bytes, write_together
 
 # Writing
@@ -471,3 +475,49 @@ def test_recovery_of_what_is_no_folder(tmp_path: Path) -> None:
     for folder in (tmp_path / "missing", tmp_path / "file", tmp_path / "a\0b", tmp_path / ("x" * 300)):
         recover(folder)
     assert contents(tmp_path) == {"file": "precious"}
+
+
+KNOWN = ["--kernel", "k.npy"]  # no estimate, so that it takes a moment
+
+# Ends just before the last result takes its place, as by kill -9.
+ENDED = """
+import os, signal, sys
+link, last = os.link, sys.argv.pop(1)
+def ending(waiting, path):
+    if path.name == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    link(waiting, path)
+os.link = ending
+from blinddeblur.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "others", "arguments"),
+    [
+        ("a.deblurred.png", ["a.kernel.npy", "way.gif"], ["restore", "a.png", "--record", "way.gif", *KNOWN]),
+        ("restored.png", ["tilt.npz", "way.gif"], ["turbulence", "a.png", "-o", "out", "--record", "way.gif", *KNOWN]),
+        ("sample-1.png", ["sample-1.npy"], ["sample", "kernel", "-o", "out"]),
+    ],
+)
+def test_the_same_command_goes_on_after_a_kill(
+    last: str, others: list[str], arguments: list[str], tmp_path: Path
+) -> None:
+    write(Photo(blurred(60, 64, 1, streak(5, 3), sigma=0.002)[1]), tmp_path / "a.png")
+    np.save(tmp_path / "k.npy", streak(5, 3))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kernel.notes").write_text("precious")
+    command = [sys.executable, "-c", ENDED, last, *arguments, "--device", "cpu", "--steps", "2"]
+    killed = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    found = {path.name for path in tmp_path.rglob("*")}
+    assert last not in found
+    assert found >= {*others, "kernel.notes"}
+    command[3] = "no file at all"
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert again.returncode == 0, again.stderr
+    found = {path.name for path in tmp_path.rglob("*")}
+    assert found >= {last, *others}
+    assert not [name for name in found if name.startswith(".")]
+    assert (tmp_path / "out" / "kernel.notes").read_text() == "precious"
