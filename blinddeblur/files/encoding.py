@@ -68,17 +68,6 @@ def encode(photo: Photo, ending: str) -> bytes:
         raise OutputError("This format cannot hold the transparency of the photo. Use .png instead.")
     if photo.stored.dtype.kind == "f" and not np.isfinite(photo.stored).all():
         raise EstimationError("The result contains values that are not numbers, so nothing was written.")
-    data = _encoded(photo, ending)
-    if data is None:
-        raise OutputError(
-            "This format cannot hold the photo: it is too wide or too high, or its EXIF block, XMP packet or colour "
-            "profile is too large. Use .png instead."
-        )
-    return data
-
-
-def _encoded(photo: Photo, ending: str) -> bytes | None:
-    """The bytes of the file; None when the format cannot hold them."""
     depth = photo.depth if ending in _HOLDS_16_BITS else 8
     colours = as_integers(photo.stored, depth)
     alpha = None if photo.alpha is None else as_integers(photo.alpha, depth)
@@ -90,8 +79,6 @@ def _encoded(photo: Photo, ending: str) -> bytes | None:
     grey = picture.shape[2] == 1 and ending != ".webp"
     photo = dataclasses.replace(photo, icc=_fitting_profile(photo.icc, grey=grey))
     data = _encoded_by_opencv(np.ascontiguousarray(picture), ending, photo)
-    if data is None:
-        return None
     if ending == ".jpg" and photo.dpi is not None:
         # In its first segment, which otherwise says that there is none.
         resolved = bytearray(data)
@@ -110,7 +97,7 @@ def _fitting_profile(icc: bytes | None, *, grey: bool) -> bytes | None:
     return icc if icc is not None and icc[16:20] == colour_space else None
 
 
-def _encoded_by_opencv(picture: Array, ending: str, photo: Photo) -> bytes | None:
+def _encoded_by_opencv(picture: Array, ending: str, photo: Photo) -> bytes:
     """picture: the samples of the photo in OpenCV's order. With the metadata that OpenCV writes well."""
     settings = _ENCODER_SETTINGS.get(ending, [])
     exif, icc, xmp = photo.exif, photo.icc, photo.xmp
@@ -125,12 +112,15 @@ def _encoded_by_opencv(picture: Array, ending: str, photo: Photo) -> bytes | Non
         exif = icc = xmp = None
     blocks = {cv2.IMAGE_METADATA_EXIF: exif, cv2.IMAGE_METADATA_ICCP: icc, cv2.IMAGE_METADATA_XMP: xmp}
     held = {kind: np.frombuffer(block, np.uint8) for kind, block in blocks.items() if block}
-    try:
-        with silent_opencv():
-            succeeded, data = cv2.imencodeWithMetadata(ending, picture, list(held), list(held.values()), settings)
-    except cv2.error:
-        return None
-    return data.tobytes() if succeeded else None
+    succeeded, data = False, np.empty(0, np.uint8)
+    with contextlib.suppress(cv2.error), silent_opencv():
+        succeeded, data = cv2.imencodeWithMetadata(ending, picture, list(held), list(held.values()), settings)
+    if not succeeded:
+        raise OutputError(
+            "This format cannot hold the photo: it is too wide or too high, or its EXIF block, XMP packet or colour "
+            "profile is too large. Use .png instead."
+        )
+    return data.tobytes()
 
 
 def _exif_with_dpi(photo: Photo) -> bytes | None:

@@ -101,13 +101,11 @@ def format_of(data: bytes) -> str | None:
 
 def is_animation(data: bytes) -> bool:
     """Whether an image file, given as its bytes, says that it is a GIF, or a PNG or WebP that moves."""
-    match format_of(data):
-        case "PNG":
-            return b"acTL" in data[: max(0, data.find(b"IDAT"))]
-        case "WebP":
-            return data[12:16] == b"VP8X" and bool(data[20:21] and data[20] & _WEBP_ANIMATED)
-        case format:
-            return format == "GIF"
+    format = format_of(data)
+    if format == "PNG":
+        return b"acTL" in data[: max(0, data.find(b"IDAT"))]
+    moves = data[12:16] == b"VP8X" and bool(data[20:21] and data[20] & _WEBP_ANIMATED)
+    return format == "GIF" or (format == "WebP" and moves)
 
 
 def read_header(data: bytes) -> Header:

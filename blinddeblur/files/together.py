@@ -86,13 +86,13 @@ class Together:
         for path in self._files:
             check_free(path, overwrite=self._overwrite)
         placed: list[Path] = []
+        paths = list(self._files)
         try:
-            for number, (path, waiting) in enumerate(self._files.items(), start=1):
+            for path in paths:
                 with _said_in_words(path):
-                    last = number == len(self._files)
-                    if self._overwrite and number == 1 and not last:
-                        list(self._files)[-1].unlink(missing_ok=True)
-                    _place(waiting, path, overwrite=self._overwrite, last=last)
+                    if self._overwrite and path == paths[0] != paths[-1]:
+                        paths[-1].unlink(missing_ok=True)
+                    _place(self._files[path], path, overwrite=self._overwrite, last=path == paths[-1])
                 placed.append(path)
         except Exception:
             for path in placed:
