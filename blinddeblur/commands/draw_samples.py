@@ -135,7 +135,8 @@ def _drawer(sampling: Sampling) -> Draw:
     """
     import torch
 
-    from blinddeblur.engine.pipeline import find_device, load
+    from blinddeblur.devices import find_device
+    from blinddeblur.engine.pipeline import load
     from blinddeblur.engine.scene import BLINDDPS_STRENGTH, CORRELATION_LENGTH, NETWORK_UNIT
     from blinddeblur.physics.kernels import PRIOR_SIZE
     from blinddeblur.priors.conditioned import ConditionedKernelUNet

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from blinddeblur.devices import find_device
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.errors import KernelError, UsageError
 from blinddeblur.estimation import search, varying
@@ -502,24 +503,6 @@ def in_tiles(prior: Prior, side: int) -> Denoiser:
         return whole[..., :height, :width]
 
     return denoise
-
-
-def find_device(name: str) -> torch.device:
-    """The device of a name: "auto" (the best there is), "cpu", "cuda", "cuda:N" or "mps".
-
-    Raises:
-        UsageError: it is not there.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"The device {name} cannot be used here. Choose --device cpu, or leave it out.") from error
-    return device
 
 
 def informative_crop(photo: Pixels, side: int, region: Tile) -> Tile:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from blinddeblur.devices import half_is_faster
 from blinddeblur.errors import EstimationError, UsageError, WeightsError
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.conditioned import SIDE, ConditionedKernelUNet, KernelGivenPhoto
@@ -137,14 +137,6 @@ def load_prior(name: str = "photo", device: str | torch.device = "cpu") -> Prior
     image_size = None if isinstance(network, CompactUNet) else network.image_size
     half = not isinstance(network, GuidedDiffusion) and half_is_faster(torch.device(device))
     return Prior(entry.name, entry.kind, weights.checksum(entry), network, network.channels, image_size, half)
-
-
-def half_is_faster(device: torch.device) -> bool:
-    """Whether convolutions run faster in bfloat16 there: GPUs of CUDA, and CPUs with instructions for it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # young in torch
-    return device.type == "cpu" and any(capabilities.get(unit, False) for unit in ("amx_bf16", "avx512_bf16"))
 
 
 def build(entry: weights.Entry) -> Network:

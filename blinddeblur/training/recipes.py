@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from blinddeblur.engine.pipeline import find_device
+from blinddeblur.devices import find_device
 from blinddeblur.errors import UsageError
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.guided_diffusion import load_strictly

@@ -1,0 +1,33 @@
+"""The devices that networks run on: which one a name means, and which of them are faster in half precision."""
+
+from typing import Any
+
+import torch
+
+from blinddeblur.errors import UsageError
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name: "auto" (the best there is), "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        UsageError: it is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"The device {name} cannot be used here. Choose --device cpu, or leave it out.") from error
+    return device
+
+
+def half_is_faster(device: torch.device) -> bool:
+    """Whether convolutions run faster in bfloat16 there: GPUs of CUDA, and CPUs with instructions for it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # young in torch
+    return device.type == "cpu" and any(capabilities.get(unit, False) for unit in ("amx_bf16", "avx512_bf16"))
