@@ -11,7 +11,8 @@ from blinddeblur.errors import EstimationError, UsageError, WeightsError
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.conditioned import SIDE, ConditionedKernelUNet, KernelGivenPhoto
 from blinddeblur.priors.guided_diffusion import GuidedDiffusion, GuidedDiffusionUNet, load_strictly
-from blinddeblur.weights import store as weights
+from blinddeblur.weights.cache import checksum, load_state
+from blinddeblur.weights.manifest import Entry, find
 
 Network = CompactUNet | ConditionedKernelUNet | GuidedDiffusion
 
@@ -128,18 +129,16 @@ def load_prior(name: str = "photo", device: str | torch.device = "cpu") -> Prior
         UsageError: no prior has this name.
         WeightsError: its weights are not there (the message names the command that fetches them), or damaged.
     """
-    entry = weights.find(name)
+    entry = find(name)
     network = build(entry)
-    load_strictly(
-        network.network if isinstance(network, GuidedDiffusion) else network, weights.load_state(entry), entry.name
-    )
+    load_strictly(network.network if isinstance(network, GuidedDiffusion) else network, load_state(entry), entry.name)
     network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     image_size = None if isinstance(network, CompactUNet) else network.image_size
     half = not isinstance(network, GuidedDiffusion) and half_is_faster(torch.device(device))
-    return Prior(entry.name, entry.kind, weights.checksum(entry), network, network.channels, image_size, half)
+    return Prior(entry.name, entry.kind, checksum(entry), network, network.channels, image_size, half)
 
 
-def build(entry: weights.Entry) -> Network:
+def build(entry: Entry) -> Network:
     """The network of an entry of weights.toml, with weights still to be loaded."""
     try:
         return NETWORKS[entry.architecture](**entry.parameters)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from blinddeblur.errors import PhotoError
 from blinddeblur.physics.kernels import PRIOR_SIZE, to_prior
 from blinddeblur.training import pairs
-from blinddeblur.training.loop import Batch, Status
+from blinddeblur.training.loop import Batch, TrainingStatus
 from blinddeblur.training.options import Options
 from blinddeblur.training.photo_crops import SCALES, Group, PhotoCrops, Pixels, find_photos, random_crop, read_pixels
 from blinddeblur.training.random_kernels import random_kernel
@@ -47,7 +47,7 @@ class Data:
     examples: IterableDataset[tuple[Batch, list[str]]]
     clean: Tensor
     validated: str
-    described: Callable[[Status], str]
+    described: Callable[[TrainingStatus], str]
     left_out: list[str] = field(default_factory=list)
     photos: tuple[Tensor, Tensor] | None = None
 
@@ -73,7 +73,7 @@ def image_data(photos: Path, options: Options, seed: Sequence[int], warn: Warn) 
     """Crops of the photos of a folder."""
     parted = _part(photos, options, warn)
 
-    def described(status: Status) -> str:
+    def described(status: TrainingStatus) -> str:
         return f"{parted.described()}, {status.examples:,} crops of {options.crop}x{options.crop}"
 
     return Data(
@@ -103,7 +103,7 @@ def pair_data(photos: Path, options: Options, seed: Sequence[int], warn: Warn) -
     held_out = parted.held_out_crops(pairs.SHARP_SIDE)
     y, sigma, u = pairs.blurred(held_out, np.random.default_rng(VALIDATION_IMAGES))
 
-    def described(status: Status) -> str:
+    def described(status: TrainingStatus) -> str:
         crops = f"{status.examples:,} crops of {pairs.SIDE}x{pairs.SIDE}"
         return f"{parted.described()}, {crops} blurred by as many random kernels (blinddeblur.training.kernels)"
 

@@ -20,11 +20,12 @@ from blinddeblur.priors.loading import NETWORKS
 from blinddeblur.training.conditioned_loss import conditioned_loss
 from blinddeblur.training.data import NAMED, Data, Warn, image_data, kernel_data, pair_data
 from blinddeblur.training.denoising import DenoisingLoss
-from blinddeblur.training.loop import Loss, Status, fastest_precision, train
+from blinddeblur.training.loop import Loss, TrainingStatus, fastest_precision, train
 from blinddeblur.training.options import Options
 from blinddeblur.training.prior_folder import PriorFolder, record
 from blinddeblur.training.validation import validate
-from blinddeblur.weights import store as weights
+from blinddeblur.weights.cache import load_state
+from blinddeblur.weights.manifest import find
 
 
 class Progress(Protocol):
@@ -84,7 +85,7 @@ CONDITIONED_KERNEL = Recipe(
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Trained:
     """What came out of a training.
 
     Attributes:
@@ -96,7 +97,7 @@ class Outcome:
 
     figures: dict[str, Any]
     paths: list[Path]
-    status: Status
+    status: TrainingStatus
     news: bool
 
 
@@ -105,7 +106,7 @@ def train_image(
     options: Options,
     progress: Progress = lambda stage, done, total, note: None,
     warn: Warn = lambda sentence: None,
-) -> Outcome:
+) -> Trained:
     """Train a prior of photographs.
 
     Args:
@@ -129,7 +130,7 @@ def train_kernel(
     options: Options,
     progress: Progress = lambda stage, done, total, note: None,
     warn: Warn = lambda sentence: None,
-) -> Outcome:
+) -> Trained:
     """Train a prior of blur kernels, on random ones.
 
     With a folder of sharp photographs it is one that is conditioned on the blurred photo (priors/conditioned.py). For
@@ -148,13 +149,13 @@ def _train(
     options: Options,
     progress: Progress,
     warn: Warn,
-) -> Outcome:
+) -> Trained:
     """What the recipes share: `data_of` makes the data of a seed."""
     device = find_device(options.device)
     folder = PriorFolder(options.output)
     with folder.opened() as log:
         earlier = folder.resumed()
-        about = _begin(recipe, options, folder) if earlier is None else _go_on(recipe, options, earlier)
+        about = _begin(recipe, options) if earlier is None else _go_on(recipe, options, earlier)
         step, seconds = (0, 0.0) if earlier is None else (earlier["step"], earlier["seconds"])
         network = _network(about, options, fresh=earlier is None)
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -165,18 +166,18 @@ def _train(
             first = next(batches)
             batches = itertools.chain([first], batches)
             precision = fastest_precision(network, recipe.loss(), first)
-        outcomes: list[Outcome] = []
+        trained: list[Trained] = []
 
-        def report(status: Status) -> None:
+        def report(status: TrainingStatus) -> None:
             note = f"step {status.step}, loss {status.loss:.4f}"
             progress("minutes", round(status.minutes, 1), options.minutes, note)
             record(log, status)
 
-        def publish(average: nn.Module, status: Status) -> None:
+        def publish(average: nn.Module, status: TrainingStatus) -> None:
             facts = {"validated_on": data.validated, "steps": status.step, "minutes": round(status.minutes, 2)}
             result = validate(average, data.clean, recipe.levels, precision, data.photos, **facts)
             paths = folder.publish(average, _entry(about, data, options, status), about["name"], result)
-            outcomes[:] = [Outcome(result.figures, paths, status, unfinished)]
+            trained[:] = [Trained(result.figures, paths, status, unfinished)]
 
         train(
             network,
@@ -196,10 +197,10 @@ def _train(
         )
     if len(data.left_out) > NAMED:
         warn(f"In all, {len(data.left_out)} files could not be read as photos and were left out.")
-    return outcomes[-1]
+    return trained[-1]
 
 
-def _entry(about: Mapping[str, Any], data: Data, options: Options, status: Status) -> dict[str, Any]:
+def _entry(about: Mapping[str, Any], data: Data, options: Options, status: TrainingStatus) -> dict[str, Any]:
     """What weights.toml says of the prior, but for its file."""
     trained_on = f"{data.described(status)}; {status.step:,} steps, {status.minutes:.3g} minutes"
     return {
@@ -211,11 +212,11 @@ def _entry(about: Mapping[str, Any], data: Data, options: Options, status: Statu
     }
 
 
-def _begin(recipe: Recipe, options: Options, folder: PriorFolder) -> dict[str, Any]:
+def _begin(recipe: Recipe, options: Options) -> dict[str, Any]:
     """What a checkpoint says of its training, for a new one."""
     parameters = dict(recipe.parameters)
     if options.start is not None:
-        entry = weights.find(options.start)
+        entry = find(options.start)
         if (entry.kind, entry.architecture) != (recipe.kind, recipe.architecture):
             raise UsageError(
                 f"{options.start} is a prior of kind {entry.kind} and architecture {entry.architecture}. Start "
@@ -225,13 +226,12 @@ def _begin(recipe: Recipe, options: Options, folder: PriorFolder) -> dict[str, A
         _require_widths(options, parameters, options.start)
     elif options.widths is not None:
         parameters |= {key: list(options.widths) for key in parameters.keys() & {"widths", "edge_widths"}}
-    name = options.name or folder.default_name()
     return {
         "title": recipe.title,
         "kind": recipe.kind,
         "architecture": recipe.architecture,
         "parameters": parameters,
-        "name": name,
+        "name": options.effective_name,
         "start": options.start,
     }
 
@@ -267,5 +267,5 @@ def _network(about: Mapping[str, Any], options: Options, *, fresh: bool) -> nn.M
     if isinstance(network, CompactUNet) and options.crop % network.multiple:
         raise UsageError(f"The --crop must be a multiple of {network.multiple} for these --widths.")
     if fresh and about["start"] is not None:
-        load_strictly(network, weights.load_state(weights.find(about["start"])), about["start"])
+        load_strictly(network, load_state(find(about["start"])), about["start"])
     return network

@@ -18,7 +18,7 @@ TOGETHER = 8  # images in a batch: little memory, and fast enough
 
 
 @dataclass(frozen=True)
-class Report:
+class Validation:
     """What came out.
 
     Attributes:
@@ -40,7 +40,7 @@ def validate(
     precision: torch.dtype = torch.float32,
     photos: tuple[Tensor, Tensor] | None = None,
     **figures: Any,
-) -> Report:
+) -> Validation:
     """Denoise images at every level, always with the same noise.
 
     Args:
@@ -71,7 +71,7 @@ def validate(
             level["correlation"] = float(F.cosine_similarity(denoised.flatten(1), clean.flatten(1)).mean())
         levels.append({key: round(figure, 4) for key, figure in level.items()})
         rows.append([image[i] for i in range(min(SHOWN, len(clean))) for image in (noisy, denoised, clean)])
-    return Report({**figures, "images": len(clean), "levels": levels}, _sheet(rows))
+    return Validation({**figures, "images": len(clean), "levels": levels}, _sheet(rows))
 
 
 def _features(denoiser: Any, photos: Tensor, noise: Tensor) -> list[tuple[Tensor]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from blinddeblur.errors import EstimationError, OutputError, PhotoError, UsageError, WeightsError
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.training.denoising import SIGMA_RANGE, DenoisingLoss, draw_noise, draw_sigmas
-from blinddeblur.training.loop import Status, fastest_precision, read_checkpoint, train
+from blinddeblur.training.loop import TrainingStatus, fastest_precision, read_checkpoint, train
 from blinddeblur.training.muon import Muon, optimisers, orthogonalise
 from blinddeblur.training.photo_crops import Group, PhotoCrops, find_photos, read_pixels
 
@@ -66,7 +66,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
 def test_a_run_goes_on(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.pt"
     run(checkpoint, steps=10, about={"kind": "discs"})
-    reports: list[Status] = []
+    reports: list[TrainingStatus] = []
     average = run(checkpoint, steps=15, report=reports.append, about={"kind": "discs"})
     assert (reports[-1].step, reports[-1].examples) == (15, 120)
     content = read_checkpoint(checkpoint)
@@ -87,16 +87,24 @@ def test_minutes_count_earlier_runs(tmp_path: Path) -> None:
     assert read_checkpoint(checkpoint)["seconds"] == pytest.approx(spent + 0.2, abs=0.3)
 
 
-def test_the_learning_rate_rises_and_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blinddeblur.training.loop.WARM_UP", 5)
-    monkeypatch.setattr("blinddeblur.training.loop.REPORT_EVERY", 0.0)
-    reports: list[Status] = []
-    run(tmp_path / "checkpoint.pt", steps=20, learning_rate=1.0e-3, report=reports.append)
-    rates = [status.learning_rate for status in reports]
-    assert rates[:5] == pytest.approx([0.2e-3, 0.4e-3, 0.6e-3, 0.8e-3, 1e-3])
-    assert rates[10] == pytest.approx(1e-3)
-    assert rates[15] == pytest.approx(0.5e-3)
-    assert rates[19] == pytest.approx(0.1e-3)
+def learning_rates(checkpoint: Path, steps: int, warm_up: int) -> list[float]:
+    """Those of a training, as shares of the largest."""
+    reports: list[TrainingStatus] = []
+    options: dict[str, Any] = {"steps": steps, "warm_up": warm_up, "report_every": 0.0, "learning_rate": 1e-3}
+    run(checkpoint, report=reports.append, **options)
+    return [1e3 * status.learning_rate for status in reports[:steps]]
+
+
+def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
+    rates = learning_rates(tmp_path / "checkpoint.pt", steps=60, warm_up=5)
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
+    assert rates[30] == pytest.approx(1)
+    assert rates[45] == pytest.approx(0.5)
+    assert rates[59] == pytest.approx(1 / 30)
+
+
+def test_a_short_training_does_not_rise_for_long(tmp_path: Path) -> None:
+    assert learning_rates(tmp_path / "checkpoint.pt", steps=20, warm_up=200)[:3] == pytest.approx([0.005, 0.5, 1])
 
 
 def test_batches_of_several_parts_and_a_loss_of_ones_own(tmp_path: Path) -> None:
@@ -109,14 +117,14 @@ def test_batches_of_several_parts_and_a_loss_of_ones_own(tmp_path: Path) -> None
     rng = torch.Generator().manual_seed(0)
     inputs = (torch.randn(32, 3, generator=rng) for _ in itertools.count())
     pairs = ((x, x.sum(dim=1, keepdim=True)) for x in inputs)
-    reports: list[Status] = []
+    reports: list[TrainingStatus] = []
     train(network, pairs, loss, tmp_path / "c.pt", steps=300, learning_rate=0.05, report=reports.append)
     assert reports[-1].loss < 0.01
     assert reports[-1].examples == 300 * 32
 
 
 def test_saved_gets_the_average(tmp_path: Path) -> None:
-    calls: list[tuple[nn.Module, Status]] = []
+    calls: list[tuple[nn.Module, TrainingStatus]] = []
     average = run(tmp_path / "c.pt", steps=6, save_every=0.0, saved=lambda *call: calls.append(call))
     assert [status.step for _, status in calls] == [1, 2, 3, 4, 5, 6, 6]
     assert calls[-1][0] is average
@@ -204,9 +212,9 @@ def test_where_compiling_fails_training_goes_on(tmp_path: Path, monkeypatch: pyt
 def test_a_compiled_network_shares_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # traced, not translated
     warnings: list[str] = []
-    average = run(tmp_path / "a.pt", steps=5, compiled=True, warn=warnings.append)
+    average = run(tmp_path / "a.pt", steps=5, learning_rate=1e-5, compiled=True, warn=warnings.append)
     assert not warnings
-    plain = run(tmp_path / "b.pt", steps=5)
+    plain = run(tmp_path / "b.pt", steps=5, learning_rate=1e-5)
     assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(average.parameters(), plain.parameters(), strict=True))
     assert read_checkpoint(tmp_path / "a.pt")["network"].keys() == plain.state_dict().keys()
 
@@ -226,7 +234,7 @@ def test_half_precision_keeps_master_weights(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu(tmp_path: Path) -> None:
-    reports: list[Status] = []
+    reports: list[TrainingStatus] = []
     options: dict[str, Any] = {"precision": torch.bfloat16, "compiled": True, "learning_rate": 5e-3}
     network = tiny().to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
     warnings: list[str] = []
@@ -297,11 +305,10 @@ def test_the_loss_is_of_order_one_before_training() -> None:
     assert 0.7 < loss.item() < 1.3
 
 
-def test_every_noise_level_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    loss, generator = DenoisingLoss(), torch.Generator().manual_seed(0)
+def test_every_noise_level_counts_the_same() -> None:
     # An error a hundred times as large at one of two levels brings no more than the other.
     alternating = torch.tensor([0.01, 1.0]).repeat(8)
-    monkeypatch.setattr("blinddeblur.training.denoising.draw_sigmas", lambda number, generator: alternating[:number])
+    loss, generator = DenoisingLoss(lambda number, generator: alternating), torch.Generator().manual_seed(0)
     clean = torch.full((16, 1, 8, 8), 0.5)
 
     class Wrong(torch.nn.Module):
