@@ -12,7 +12,7 @@ from blinddeblur.errors import WeightsError
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.guided_diffusion import GuidedDiffusion, GuidedDiffusionUNet, load_strictly, timestep_embedding
 
-CHECKPOINTS = Path(__file__).parent / "data" / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[1] / "data" / "checkpoints"
 
 NETWORKS = {
     "kernel-64": {"image_size": 64, "channels": 1, "width": 64, "residual_blocks": 1, "attention": [16]},
