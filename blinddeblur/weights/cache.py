@@ -133,7 +133,7 @@ def place(entry: Entry, source: Path, *, trust: bool = False) -> Path:
         raise UsageError(f"The weights {entry.name} come with blinddeblur. They need no file.")
     require_checksum(entry, trust)
     try:
-        digest = check(entry, source)
+        digest = proven_digest(entry, source)
     except OSError as error:
         raise UsageError(f"The file {source} cannot be read: {error.strerror}.") from error
     with installing(entry):
@@ -149,8 +149,8 @@ def require_checksum(entry: Entry, trust: bool) -> None:
         )
 
 
-def check(entry: Entry, path: Path) -> str:
-    """The sha256 of a published file. Raises WeightsError if the file is not the listed or pinned one."""
+def proven_digest(entry: Entry, path: Path) -> str:
+    """The sha256 of a published file. Raises WeightsError if it is not the listed or pinned file."""
     expected = checksum(entry)
     if problem := _difference(path, entry.size, expected):
         pinned = f" What to expect was recorded in {_pin_path(entry)} when the file was first accepted."

@@ -58,7 +58,10 @@ def download(
         raise DownloadError(f"The weights {entry.name} have no address that programs may use. {by_hand(entry)}")
     cache.require_checksum(entry, trust)
     with cache.installing(entry):
-        digest = cache.check(entry, original) if original.exists() else _Fetch(entry, original, progress, timeout).run()
+        if original.exists():
+            digest = cache.proven_digest(entry, original)
+        else:
+            digest = _Fetch(entry, original, progress, timeout).run()
         path = cache.install(entry, original, digest)
         original.unlink()
         return path
@@ -79,7 +82,7 @@ def by_hand(entry: Entry) -> str:
 
 
 class _Fetch:
-    """One download of a published file, with what earlier ones have left of it. For the arguments see `download`."""
+    """One download of a published file to `original`, with what earlier ones have left of it; else see `download`."""
 
     def __init__(self, entry: Entry, original: Path, progress: Arrived, timeout: tuple[float, float]) -> None:
         self.entry, self.original, self.progress, self.timeout = entry, original, progress, timeout
@@ -92,7 +95,7 @@ class _Fetch:
         for address in self.entry.addresses:
             try:
                 self._receive_from(address)
-                digest = cache.check(self.entry, self.part)
+                digest = cache.proven_digest(self.entry, self.part)
             except requests.RequestException as error:
                 reason = next((r for kind, r in _REASONS.items() if isinstance(error, kind)), f"{error}.")
                 failures.append(f"{address}: {reason}")
