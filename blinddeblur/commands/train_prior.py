@@ -21,14 +21,13 @@ def run(
 ) -> int:
     """Train an "image" or "kernel" prior, of widths N,N,... and with each share FOLDER=WEIGHT; returns the exit code.
 
-    `chosen` are further fields of Options. For the errors see `recipes.train_image`.
+    `chosen` are further fields of Options. For the errors see `recipes.train_prior`.
     """
-    from blinddeblur.training import recipes
+    from blinddeblur.training.recipes import train_prior
 
     options = Options(widths=_widths(widths), shares=_shares(share or []), **chosen)
-    train: Any = {"image": recipes.train_image, "kernel": recipes.train_kernel}[kind]
     with console.work(str(options.output)) as work:
-        trained = train(photos, options, work.stage, console.warning)
+        trained = train_prior(kind, photos, options, work.stage, console.warning)
     if console.quiet:
         return 0
     levels = trained.figures["levels"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +28,7 @@ WINDOW = 50  # steps whose losses are averaged for a report
 FASTER = 0.9  # bfloat16 must take less than this share of the time of float32 to be worth its rounding
 
 Batch = Tensor | tuple[Tensor, ...]
-
-
-class Loss(Protocol):
-    """What is minimised: (network, batch, generator of all randomness) -> scalar."""
-
-    def __call__(self, network: Any, batch: Any, generator: torch.Generator, /) -> Tensor: ...
+Loss = Callable[[Any, Any, torch.Generator], Tensor]  # (network, batch, generator of all randomness) -> scalar
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,6 @@ from torch import nn
 
 from blinddeblur.errors import OutputError
 from blinddeblur.files import photo
-from blinddeblur.files.photo import write_bytes
-from blinddeblur.training.loop import TrainingStatus, read_checkpoint
 from blinddeblur.training.validation import Validation
 
 LOG_HEADER = "step,minutes,loss,learning_rate\n"
@@ -42,16 +40,14 @@ class PriorFolder:
         self.log, self.weights = path / "log.csv", path / "weights.toml"
         self.validation, self.samples = path / "validation.json", path / "samples.png"
 
-    def resumed(self) -> dict[str, Any] | None:
-        """What the checkpoint of an earlier run says of it, if there is one: "step", "seconds" and "about".
+    def begun(self) -> bool:
+        """Whether there is the checkpoint of an earlier run.
 
         Raises:
-            WeightsError: it is damaged.
             OutputError: there is none, but files that this training would replace.
         """
         if self.checkpoint.exists():
-            checkpoint = read_checkpoint(self.checkpoint)
-            return {key: checkpoint[key] for key in ("step", "seconds", "about")}
+            return True
         taken = [path for path in (self.weights, self.validation, self.samples, self.log) if path.exists()]
         # A log without a line is left where a run was stopped before its first checkpoint.
         taken = [path for path in taken if path != self.log or path.stat().st_size]
@@ -59,7 +55,7 @@ class PriorFolder:
             raise OutputError(
                 f"{self.path} holds {taken[0].name}, but no checkpoint to go on from. Choose another folder with -o."
             )
-        return None
+        return False
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[IO[str]]:
@@ -93,20 +89,20 @@ class PriorFolder:
         """
         weights = self.path / f"{name}.safetensors"
         data = save({key: value.half().cpu().contiguous() for key, value in average.state_dict().items()})
-        write_bytes(data, weights, overwrite=True)
-        write_bytes((json.dumps(validation.figures, indent=2) + "\n").encode(), self.validation, overwrite=True)
+        photo.write_bytes(data, weights, overwrite=True)
+        photo.write_bytes((json.dumps(validation.figures, indent=2) + "\n").encode(), self.validation, overwrite=True)
         photo.write(photo.Photo(validation.samples), self.samples, overwrite=True)
         digest = hashlib.sha256(data).hexdigest()
         fields = entry | {"file": weights.name, "addresses": [], "size": len(data), "sha256": digest, "bundled": False}
-        write_bytes(_toml(name, fields).encode(), self.weights, overwrite=True)
+        photo.write_bytes(_toml(name, fields).encode(), self.weights, overwrite=True)
         return [weights, self.weights, self.validation, self.samples, self.log, self.checkpoint]
 
 
-def record(log: IO[str], status: TrainingStatus) -> None:
+def record(log: IO[str], step: int, minutes: float, loss: float, learning_rate: float) -> None:
     """Add a line to a log."""
     if log.tell() == 0:
         log.write(LOG_HEADER)
-    log.write(f"{status.step},{status.minutes:.4f},{status.loss:.5f},{status.learning_rate:.3g}\n")
+    log.write(f"{step},{minutes:.4f},{loss:.5f},{learning_rate:.3g}\n")
     log.flush()
 
 

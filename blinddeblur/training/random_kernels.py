@@ -50,7 +50,8 @@ def random_kernel(
             f"A blur of {extent:g} pixels does not fit a kernel of size {size}. "
             f"Give an extent above 0 and up to {LARGEST * size:g}, or a larger size."
         )
-    kind = kind or random_kind(rng)
+    if kind is None:
+        kind = random_kind(rng)
     if kind == "mixed":
         return _mixed(rng, size, extent)
     if kind in SHARES:

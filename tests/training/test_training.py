@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from blinddeblur.errors import EstimationError, OutputError, PhotoError, UsageError, WeightsError
 from blinddeblur.priors.compact import CompactUNet
+from blinddeblur.training.data import find_photos, read_pixels
 from blinddeblur.training.denoising import SIGMA_RANGE, DenoisingLoss, draw_noise, draw_sigmas
 from blinddeblur.training.loop import TrainingStatus, fastest_precision, read_checkpoint, train
 from blinddeblur.training.muon import Muon, optimisers, orthogonalise
-from blinddeblur.training.photo_crops import Group, PhotoCrops, find_photos, read_pixels
+from blinddeblur.training.photo_crops import Group, PhotoCrops
 
 
 def discs(seed: int) -> Iterator[Tensor]:
@@ -341,6 +342,10 @@ def photos(folder: Path, number: int, side: int = 64) -> list[Path]:
     return paths
 
 
+def crops_of(groups: list[Group], *arguments: Any, **options: Any) -> PhotoCrops:
+    return PhotoCrops(groups, read_pixels, *arguments, **options)
+
+
 def levels(crops: Tensor) -> set[int]:
     return {round(255 * float(crop.mean())) for crop in crops}
 
@@ -350,12 +355,12 @@ def test_crops_of_photos(tmp_path: Path) -> None:
     photos(tmp_path / "calm", 1)
     (tmp_path / "busy").mkdir()
     cv2.imwrite(str(tmp_path / "busy" / "photo.png"), rng.integers(0, 256, (90, 120, 3), np.uint8))
-    crops, unreadable = next(iter(PhotoCrops(find_photos(tmp_path, {"calm": 1.0}), 32, 4, (0,), grey=0.0)))
+    crops, unreadable = next(iter(crops_of(find_photos(tmp_path, {"calm": 1.0}), 32, 4, (0,), grey=0.0)))
     assert crops.shape == (4, 3, 32, 32)
     assert crops.dtype == torch.float32
     assert levels(crops) == {10}
     assert unreadable == []
-    crops, _ = next(iter(PhotoCrops(find_photos(tmp_path), 32, 60, (0,), grey=1.0)))
+    crops, _ = next(iter(crops_of(find_photos(tmp_path), 32, 60, (0,), grey=1.0)))
     assert torch.equal(crops[:, 0], crops[:, 2])
     assert (crops.std(dim=(1, 2, 3)) > 0.05).sum() > 36  # of two candidates the one with texture is kept
 
@@ -363,7 +368,7 @@ def test_crops_of_photos(tmp_path: Path) -> None:
 def test_crops_are_reproducible(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8))
     first, again, other = (
-        next(iter(PhotoCrops(find_photos(tmp_path), 16, 4, seed)))[0] for seed in ((3, 0), (3, 0), (3, 8))
+        next(iter(crops_of(find_photos(tmp_path), 16, 4, seed)))[0] for seed in ((3, 0), (3, 0), (3, 8))
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -375,7 +380,7 @@ def test_shares(tmp_path: Path) -> None:
     one.mkdir()
     cv2.imwrite(str(one / "one.png"), np.full((64, 64, 3), 255, np.uint8))
     photos(tmp_path / "none", 3)
-    crops, _ = next(iter(PhotoCrops(find_photos(tmp_path, {"many": 1, "one": 3}), 16, 400, (0,))))
+    crops, _ = next(iter(crops_of(find_photos(tmp_path, {"many": 1, "one": 3}), 16, 400, (0,))))
     white = sum(round(255 * float(crop.mean())) == 255 for crop in crops)
     assert white == pytest.approx(300, abs=40)
     with pytest.raises(UsageError, match="no photo in"):
@@ -385,7 +390,7 @@ def test_shares(tmp_path: Path) -> None:
 def test_more_photos_than_memory_take_turns(tmp_path: Path) -> None:
     paths = photos(tmp_path, 20)
     held = 4
-    batches = iter(PhotoCrops([Group(1.0, paths)], 16, 32, (0,), memory=held * 64 * 64 * 3))
+    batches = iter(crops_of([Group(1.0, paths)], 16, 32, (0,), memory=held * 64 * 64 * 3))
     seen: set[int] = set()
     for crops, _ in itertools.islice(batches, 20):
         assert len(levels(crops)) <= held
@@ -394,7 +399,7 @@ def test_more_photos_than_memory_take_turns(tmp_path: Path) -> None:
 
 
 def test_a_photo_larger_than_the_memory_is_still_used(tmp_path: Path) -> None:
-    batches = iter(PhotoCrops([Group(1.0, photos(tmp_path, 3))], 16, 32, (0,), memory=1))
+    batches = iter(crops_of([Group(1.0, photos(tmp_path, 3))], 16, 32, (0,), memory=1))
     seen: set[int] = set()
     for crops, _ in itertools.islice(batches, 6):
         assert len(levels(crops)) == 1
@@ -407,7 +412,7 @@ def test_unreadable_photos_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"broken")
     (tmp_path / "empty.png").write_bytes(b"")
     cv2.imwrite(str(tmp_path / "small.png"), np.zeros((8, 8, 3), np.uint8))
-    batches = iter(PhotoCrops(find_photos(tmp_path), 16, 64, (0,)))
+    batches = iter(crops_of(find_photos(tmp_path), 16, 64, (0,)))
     crops, unreadable = next(batches)
     assert levels(crops) == {10, 20}
     assert {Path(problem.split(": ")[0]).name for problem in unreadable} == {"broken.jpg", "empty.png", "small.png"}
@@ -420,7 +425,7 @@ def test_folders_nothing_can_be_learned_from(tmp_path: Path) -> None:
     with pytest.raises(PhotoError, match="is no folder"):
         find_photos(tmp_path / "absent")
     (tmp_path / "broken.jpg").write_bytes(b"broken")
-    assert list(PhotoCrops(find_photos(tmp_path), 16, 4, (0,))) == []
+    assert list(crops_of(find_photos(tmp_path), 16, 4, (0,))) == []
 
 
 def test_pixels(tmp_path: Path) -> None:
