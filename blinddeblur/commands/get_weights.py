@@ -20,7 +20,7 @@ def show(names: list[str], console: Console, *, hashed: bool) -> int:
 def get(names: list[str], from_file: Path | None, console: Console, *, trust: bool) -> int:
     """Put entries into the cache: from where they are published, or one from a file. Returns the exit code.
 
-    For the errors see `download` and `place`; UsageError also for names that do not fit.
+    Raises what `download` and `place` raise, and UsageError where the names do not fit the file, or there are none.
     """
     if not names:
         raise UsageError("Name what to download; `blinddeblur download-weights --list` shows what there is.")

@@ -48,9 +48,9 @@ class PriorFolder:
         """
         if self.checkpoint.exists():
             return True
-        taken = [path for path in (self.weights, self.validation, self.samples, self.log) if path.exists()]
         # A log without a line is left where a run was stopped before its first checkpoint.
-        taken = [path for path in taken if path != self.log or path.stat().st_size]
+        results = (self.weights, self.validation, self.samples, self.log)
+        taken = [path for path in results if path.exists() and (path != self.log or path.stat().st_size)]
         if taken:
             raise OutputError(
                 f"{self.path} holds {taken[0].name}, but no checkpoint to go on from. Choose another folder with -o."
@@ -67,6 +67,7 @@ class PriorFolder:
         with contextlib.ExitStack() as held:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
+                # Workers outlive a killed training by seconds, but from version 4 on they do not inherit its lock.
                 held.enter_context(filelock.FileLock(self.path / "training.lock", timeout=0))
                 log = held.enter_context(self.log.open("a", encoding="utf-8"))
             except filelock.Timeout:

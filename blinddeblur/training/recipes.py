@@ -127,8 +127,7 @@ def train_prior(
     """
     if photos is None and options.shares:
         raise UsageError("A --share is one of PHOTOS, and there are none. Give their folder, or leave out --share.")
-    kernel = KERNEL if photos is None else CONDITIONED_KERNEL
-    recipe = IMAGE if kind == "image" else kernel
+    recipe = {"image": IMAGE, "kernel": KERNEL if photos is None else CONDITIONED_KERNEL}[kind]
     device = find_device(options.device)
     folder = PriorFolder(options.output)
     with folder.opened() as log:

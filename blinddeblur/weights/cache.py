@@ -163,7 +163,7 @@ def proven_digest(entry: Entry, path: Path) -> str:
 def installing(entry: Entry) -> Iterator[None]:
     """Hold the lock of an entry in the cache folder, made if need be. An OSError meanwhile becomes an OutputError.
 
-    The system frees the lock when the process ends, however it does. DownloadError: another process holds it.
+    Where another process holds it, that is a DownloadError. The system frees it when a process ends, however it does.
     """
     folder = cache_folder()
     try:
