@@ -67,7 +67,7 @@ class PriorFolder:
         with contextlib.ExitStack() as held:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                # Workers outlive a killed training by seconds, but from version 4 on they do not inherit its lock.
+                # Workers outlive a killed training by seconds; filelock, from 4 on, closes the lock that they inherit.
                 held.enter_context(filelock.FileLock(self.path / "training.lock", timeout=0))
                 log = held.enter_context(self.log.open("a", encoding="utf-8"))
             except filelock.Timeout:

@@ -100,7 +100,7 @@ def seen_through(
         tilts: (N, 2, H + K - 1, W + K - 1) in pixels: light from half a kernel beyond the frame falls into it.
         kernels: (N, K, K), each sums to 1; K odd.
         sigma: standard deviation of the noise.
-        depth: as above.
+        depth: 8 or 16 bits, to which frames are rounded and clipped; None leaves them as they are.
 
     Raises:
         UsageError: shapes do not fit together, or a parameter makes no sense.
