@@ -99,7 +99,7 @@ def pair_data(photos: Path, options: Options, seed: Sequence[int], warn: Warn) -
     sharp = PhotoCrops(groups, read_pixels, pairs.SHARP_SIDE, batch, seed, options.memory, grey=0)  # all become grey
     y, sigma, u = pairs.blurred(held_out, np.random.default_rng(VALIDATION_IMAGES))
     made = f"crops of {pairs.SIDE}x{pairs.SIDE} blurred by as many {RANDOM_KERNELS}"
-    return Data(_BlurredPhotos(sharp), made, u, photos=(y, sigma), **facts)
+    return Data(BlurredPhotos(sharp), made, u, photos=(y, sigma), **facts)
 
 
 def find_photos(folder: Path, shares: Mapping[str, float] | None = None, beside: Path | None = None) -> list[Group]:
@@ -156,7 +156,7 @@ class _Kernels(IterableDataset[tuple[Tensor, list[str]]]):
             yield _kernels(self.batch, rng), []
 
 
-class _BlurredPhotos(IterableDataset[tuple[pairs.Pairs, list[str]]]):
+class BlurredPhotos(IterableDataset[tuple[pairs.Pairs, list[str]]]):
     """Endless batches of crops of SHARP_SIDE pixels, `blurred`, each with what could not be read meanwhile."""
 
     def __init__(self, sharp: PhotoCrops) -> None:
