@@ -43,7 +43,7 @@ from blinddeblur.physics import kernels
 from blinddeblur.physics.tilt import enlarged, inverse, warp
 from blinddeblur.settings import SEQUENCE_METHODS, SequenceSettings
 from blinddeblur.tiles import Tile
-from blinddeblur.training.simulator import Sequence, simulate_turbulence
+from blinddeblur.training.simulator import SimulatedSequence, simulate_turbulence
 
 FRAMES = [1, 8, 32]
 STRENGTHS = [2.0, 4.0]
@@ -227,7 +227,7 @@ def textured(pixels: Array, side: int) -> Array:
     return pixels[place.top : place.top + place.height, place.left : place.left + place.width]
 
 
-def drawn(rng: np.random.Generator, scene: Array, side: int, strength: float, frames: int) -> Sequence:
+def drawn(rng: np.random.Generator, scene: Array, side: int, strength: float, frames: int) -> SimulatedSequence:
     return simulate_turbulence(
         rng,
         scene,
@@ -265,7 +265,7 @@ class Case:
     kernel: Array
 
     @classmethod
-    def of(cls, name: str, strength: float, scene: Array, sequence: Sequence, count: int) -> "Case":
+    def of(cls, name: str, strength: float, scene: Array, sequence: SimulatedSequence, count: int) -> "Case":
         frames = [np.rint(255 * frame).astype(np.uint8) for frame in sequence.frames[:count]]
         tilts = torch.from_numpy(sequence.tilts[:count])
         middle = tilts.mean(dim=0, keepdim=True)

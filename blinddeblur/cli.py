@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +13,7 @@ from blinddeblur import __version__
 from blinddeblur.commands.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.settings import CHOICES, METHODS, SEQUENCE_METHODS, SequenceSettings, Settings
-from blinddeblur.weights import store as weights
-
-if TYPE_CHECKING:
-    from blinddeblur.training.options import Options
-    from blinddeblur.training.recipes import Outcome
+from blinddeblur.training.options import Options
 
 INTERRUPTED = 130  # exit code after Ctrl-C, by the convention of shells
 SOME_FAILED = 1
@@ -349,21 +345,11 @@ def download_weights(
     console = Console(quiet)
 
     def work() -> int:
+        from blinddeblur.commands import get_weights
+
         if listed or verify:
-            return _show_weights(console, names or list(weights.manifest()), hashed=verify)
-        if not names:
-            raise UsageError("Name what to download; `blinddeblur download-weights --list` shows what there is.")
-        if from_file is not None and len(names) > 1:
-            raise UsageError("One file belongs to one entry: give a single NAME with --from-file.")
-        for entry in [weights.listed(name) for name in names]:
-            with console.work(entry.name, in_bytes=True) as work:
-                if from_file is not None:
-                    path = weights.place(entry, from_file, trust=trust)
-                else:
-                    path = weights.download(entry, trust=trust, progress=work.amount)
-            if not quiet:
-                console.line(f"{entry.name}: {path}")
-        return 0
+            return get_weights.show(names or [], console, hashed=verify)
+        return get_weights.get(names or [], from_file, console, trust=trust)
 
     _finish(console, work)
 
@@ -397,52 +383,26 @@ Licence = Annotated[str, typer.Option(metavar="TEXT", help="Of the weights, for 
 def train_image(
     photos: Annotated[Path, typer.Argument(help="A folder of sharp photos, subfolders included.")],
     output: Output,
-    minutes: Minutes = 60,
+    minutes: Minutes = Options.minutes,
     widths: Widths = None,
     crop: Annotated[int, typer.Option(metavar="PIXELS", help="Side of the crops that are learned from.")] = 64,
     batch: Annotated[int, typer.Option(metavar="N", help="Examples in a step.")] = 16,
     share: Share = None,
     start: Start = None,
     name: Name = None,
-    device: Device = "auto",
+    device: Device = Options.device,
     workers: Workers = None,
-    learning_rate: LearningRate = 1.5e-3,
-    save_every: SaveEvery = 120,
-    seed: Seed = 0,
-    licence: Licence = "none stated",
+    learning_rate: LearningRate = Options.learning_rate,
+    save_every: SaveEvery = Options.save_every,
+    seed: Seed = Options.seed,
+    licence: Licence = Options.licence,
     quiet: Quiet = False,
 ) -> None:
     """Train an image prior on your photos; then: restore --prior DIR.
 
     The same command again goes on where an earlier one was stopped, by whatever.
     """
-    console = Console(quiet)
-
-    def work() -> int:
-        from blinddeblur.training import recipes
-        from blinddeblur.training.options import Options
-
-        options = Options(
-            output=output,
-            minutes=minutes,
-            widths=_widths(widths),
-            crop=crop,
-            batch=batch,
-            shares=_shares(share or []),
-            start=start,
-            name=name,
-            device=device,
-            workers=workers,
-            learning_rate=learning_rate,
-            save_every=save_every,
-            seed=seed,
-            licence=licence,
-        )
-        with console.work(str(output)) as work:
-            outcome = recipes.train_image(photos, options, work.stage, console.warning)
-        return _show_training(console, options, outcome)
-
-    _finish(console, work, TRAINING_KEPT)
+    _train("image", **locals())
 
 
 @train_app.command("kernel")
@@ -451,7 +411,7 @@ def train_kernel(
     photos: Annotated[
         Path | None, typer.Argument(help="A folder of sharp photos to blur, subfolders included.")
     ] = None,
-    minutes: Minutes = 60,
+    minutes: Minutes = Options.minutes,
     widths: Widths = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", help="Examples in a step. (default: 16; 8 with PHOTOS)")
@@ -459,94 +419,31 @@ def train_kernel(
     share: Share = None,
     start: Start = None,
     name: Name = None,
-    device: Device = "auto",
+    device: Device = Options.device,
     workers: Workers = None,
-    learning_rate: LearningRate = 1.5e-3,
-    save_every: SaveEvery = 120,
-    seed: Seed = 0,
-    licence: Licence = "none stated",
+    learning_rate: LearningRate = Options.learning_rate,
+    save_every: SaveEvery = Options.save_every,
+    seed: Seed = Options.seed,
+    licence: Licence = Options.licence,
     quiet: Quiet = False,
 ) -> None:
     """Train a kernel prior on random blur kernels; with PHOTOS one that looks at the blurred photo.
 
     The same command again goes on where an earlier one was stopped, by whatever.
     """
+    _train("kernel", **locals())
+
+
+def _train(kind: str, quiet: bool, **chosen: Any) -> None:
+    """Train with the options of a command, by their names."""
     console = Console(quiet)
 
     def work() -> int:
-        from blinddeblur.training import recipes
-        from blinddeblur.training.options import Options
+        from blinddeblur.commands import train_prior
 
-        options = Options(
-            output=output,
-            minutes=minutes,
-            widths=_widths(widths),
-            batch=batch,
-            shares=_shares(share or []),
-            start=start,
-            name=name,
-            device=device,
-            workers=workers,
-            learning_rate=learning_rate,
-            save_every=save_every,
-            seed=seed,
-            licence=licence,
-        )
-        with console.work(str(output)) as work:
-            outcome = recipes.train_kernel(photos, options, work.stage, console.warning)
-        return _show_training(console, options, outcome)
+        return train_prior.run(kind, console, **chosen)
 
     _finish(console, work, TRAINING_KEPT)
-
-
-def _show_training(console: Console, options: "Options", outcome: "Outcome") -> int:
-    if console.quiet:
-        return 0
-    titles = {
-        "sigma": "noise",
-        "noisy_psnr": "noisy, PSNR in dB",
-        "psnr": "denoised, PSNR in dB",
-        "correlation": "agreement of shape",
-    }
-    levels = outcome.figures["levels"]
-    console.table([titles[key] for key in levels[0]], [[f"{level[key]:.3f}" for key in level] for level in levels])
-    for path in outcome.paths:
-        console.line(str(path))
-    if not outcome.news:
-        spent = f"{outcome.status.minutes:.3g} of {options.minutes:g} minutes were spent already"
-        console.warning(f"There was nothing left to do: {spent}. Give a larger --minutes to go on.")
-    return 0
-
-
-def _widths(text: str | None) -> tuple[int, ...] | None:
-    try:
-        return None if text is None else tuple(int(width) for width in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"--widths takes whole numbers, such as 32,64,128,192, not {text!r}.") from error
-
-
-def _shares(texts: list[str]) -> dict[str, float]:
-    """FOLDER=WEIGHT, each."""
-    shares = {}
-    for text in texts:
-        folder, _, weight = text.rpartition("=")
-        try:
-            shares[folder] = float(weight)
-        except ValueError as error:
-            raise UsageError(f"--share takes FOLDER=WEIGHT, such as faces=0.2, not {text!r}.") from error
-        if not folder:
-            raise UsageError(f"--share takes FOLDER=WEIGHT, such as faces=0.2, not {text!r}.")
-    return shares
-
-
-def _show_weights(console: Console, names: list[str], hashed: bool) -> int:
-    rows, damaged = [], False
-    for entry in [weights.listed(name) for name in names]:
-        status = weights.verify(entry) if hashed else weights.status(entry)
-        damaged = damaged or status.state is weights.State.DAMAGED
-        rows.append([entry.name, entry.kind, status.state.value, entry.licence, status.detail])
-    console.table(["name", "kind", "state", "licence", ""], rows)
-    return 3 if damaged else 0
 
 
 def _number(option: str, text: str, kind: Callable[[str], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Where tensors are computed with: which devices there are, and what they are fast at."""
+"""The devices that networks run on: which one a name means, and which of them are faster in half precision."""
 
 from typing import Any
 

@@ -18,7 +18,7 @@ from blinddeblur.physics.tilt import warp
 from blinddeblur.priors.guided_diffusion import GuidedDiffusionUNet
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
 from blinddeblur.training.random_kernels import exposed
-from blinddeblur.training.simulator import Sequence, kolmogorov_tilts, seen_through
+from blinddeblur.training.simulator import SimulatedSequence, kolmogorov_tilts, seen_through
 
 
 def sharp(height: int, width: int, channels: int, seed: int = 0) -> NDArray[np.float32]:
@@ -76,7 +76,7 @@ def turbulent(
     shifts: list[tuple[int, int]] | None = None,
     sigma: float = 0.01,
     seed: int = 0,
-) -> tuple[Sequence, NDArray[np.float32]]:
+) -> tuple[SimulatedSequence, NDArray[np.float32]]:
     """Frames seen through turbulence, and the scene as they can tell it: (height, width, channels), under their mean
     tilt.
 

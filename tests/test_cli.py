@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,7 @@ from blinddeblur import __version__
 from blinddeblur.cli import app
 from blinddeblur.files import decoding, encoding, kernel_files
 from blinddeblur.files.photo import Photo
-from blinddeblur.weights import store as weights
+from blinddeblur.weights.manifest import find, manifest
 
 QUICK = ["--steps", "2", "--kernel-size", "9", "--device", "cpu"]
 KNOWN = ["--kernel", "k.npy", "--device", "cpu"]  # no estimate, so that a photo takes a moment
@@ -169,7 +170,7 @@ def test_json_says_everything(tmp_path: Path) -> None:
         0.01,
         9,
     )
-    assert good["prior_sha256"] == weights.find("photo").sha256
+    assert good["prior_sha256"] == find("photo").sha256
     assert good["seconds"] > 0
     assert 0 < good["residual"] < 0.1
     assert bad["input"] == str(tmp_path / "missing.png")
@@ -555,11 +556,8 @@ def test_missing_weights_name_the_command(tmp_path: Path) -> None:
 
 
 def test_damaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "package"
-    (package / "priors" / "weights").mkdir(parents=True)
-    (package / "priors" / "weights" / "photo.safetensors").write_bytes(b"damaged")
-    weights.manifest()  # is read from the package once
-    monkeypatch.setattr(weights, "_PACKAGE", package)
+    (tmp_path / "photo.safetensors").write_bytes(b"damaged")
+    monkeypatch.setitem(manifest(), "photo", replace(find("photo"), home=tmp_path))
     result = run("restore", make(tmp_path / "a.png"), *QUICK)
     assert result.exit_code == 3
     assert "damaged" in result.stderr
@@ -594,7 +592,7 @@ def test_weights_are_listed_and_verified() -> None:
     states = {line.split("\t")[0]: line.split("\t")[2] for line in listed.stdout.splitlines()}
     assert states["photo"] == states["kernel"] == "bundled"
     assert states["ffhq-256"] == states["blinddps-kernel"] == "missing"
-    assert set(states) == set(weights.manifest())
+    assert set(states) == set(manifest())
     assert run("download-weights", "--verify", "photo").exit_code == 0
 
 

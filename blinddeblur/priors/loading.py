@@ -11,7 +11,8 @@ from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.conditioned import ConditionedKernelUNet
 from blinddeblur.priors.guided_diffusion import GuidedDiffusion, GuidedDiffusionUNet
 from blinddeblur.priors.prior import Network, Prior
-from blinddeblur.weights import store as weights
+from blinddeblur.weights.cache import checksum, load_state
+from blinddeblur.weights.manifest import Entry, find
 
 NAMED = 3  # tensors in a message of those that do not fit
 
@@ -34,20 +35,18 @@ def load_prior(name: str = "photo", device: str | torch.device = "cpu", kind: st
         UsageError: no prior has this name, or it is of another kind.
         WeightsError: its weights are not there (the message names the command that fetches them), or damaged.
     """
-    entry = weights.find(name)
+    entry = find(name)
     if kind not in (None, entry.kind):
         raise UsageError(f"{name} is a prior of kind {entry.kind}; here one of kind {kind} is needed.")
     network = build(entry)
-    load_strictly(
-        network.network if isinstance(network, GuidedDiffusion) else network, weights.load_state(entry), entry.name
-    )
+    load_strictly(network.network if isinstance(network, GuidedDiffusion) else network, load_state(entry), entry.name)
     network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     image_size = None if isinstance(network, CompactUNet) else network.image_size
     half = not isinstance(network, GuidedDiffusion) and half_is_faster(torch.device(device))
-    return Prior(entry.name, entry.kind, weights.checksum(entry), network, network.channels, image_size, half)
+    return Prior(entry.name, entry.kind, checksum(entry), network, network.channels, image_size, half)
 
 
-def build(entry: weights.Entry) -> Network:
+def build(entry: Entry) -> Network:
     """The network of an entry of weights.toml, with weights still to be loaded."""
     try:
         return NETWORKS[entry.architecture](**entry.parameters)

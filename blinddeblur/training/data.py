@@ -4,21 +4,23 @@ import hashlib
 import itertools
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from blinddeblur.errors import PhotoError
+from blinddeblur.errors import PhotoError, UsageError
+from blinddeblur.files import decoding
+from blinddeblur.files.photo import EXTENSIONS
 from blinddeblur.physics.kernels import PRIOR_SIZE, to_prior
 from blinddeblur.training import pairs
-from blinddeblur.training.loop import Batch, Status
 from blinddeblur.training.options import Options
-from blinddeblur.training.photo_crops import SCALES, Group, PhotoCrops, Pixels, find_photos, random_crop, read_pixels
+from blinddeblur.training.photo_crops import RGB8, SCALES, Group, PhotoCrops, random_crop
 from blinddeblur.training.random_kernels import random_kernel
 
 EXAMPLES, PAIRS = 16, 8  # in a step, by default
@@ -27,6 +29,7 @@ VALIDATION_IMAGES = 32
 VALIDATION_SIDE = 64  # pixels; at every level together as costly as five steps, so that it can be done at each save
 NAMED = 3  # unreadable files that are named; of more only the number is given
 MOST_WORKERS = 16  # more do not feed one GPU any faster
+RANDOM_KERNELS = "random kernels (blinddeblur.training.random_kernels)"
 
 Warn = Callable[[str], None]
 
@@ -37,21 +40,23 @@ class Data:
 
     Attributes:
         examples: gives (batch, what could not be read meanwhile).
+        made: what the examples are, for people.
         clean: (N, C, H, W), for validation.
         validated: what the validation is on, for people.
-        described: what the network has learned from so far, for people.
-        left_out: what could not be read so far.
+        sources: the photos that the examples are made of, for people.
+        left_out: what could not be read of these so far.
         photos: for the validation of what is conditioned on photos: (N, 1, H, W), and their noise (N,).
     """
 
-    examples: IterableDataset[tuple[Batch, list[str]]]
+    examples: IterableDataset[tuple[Any, list[str]]]
+    made: str
     clean: Tensor
     validated: str
-    described: Callable[[Status], str]
+    sources: Callable[[], str] = str
     left_out: list[str] = field(default_factory=list)
     photos: tuple[Tensor, Tensor] | None = None
 
-    def batches(self, workers: int | None, device: torch.device, warn: Warn) -> Iterator[Batch]:
+    def batches(self, workers: int | None, device: torch.device, warn: Warn) -> Iterator[Any]:
         """The examples, made in worker processes where a GPU would wait for them; says what could not be read."""
         if workers is None:
             workers = min(MOST_WORKERS, (os.cpu_count() or 1) - 1) if device.type == "cuda" else 0
@@ -68,53 +73,69 @@ class Data:
                 _leave_out(problem, self.left_out, warn)
             yield batch
 
+    def described(self, examples: int) -> str:
+        """What the network has learned from after that many examples, for people."""
+        return f"{self.sources()}{examples:,} {self.made}"
+
 
 def image_data(photos: Path, options: Options, seed: Sequence[int], warn: Warn) -> Data:
     """Crops of the photos of a folder."""
-    parted = _part(photos, options, warn)
-
-    def described(status: Status) -> str:
-        return f"{parted.described()}, {status.examples:,} crops of {options.crop}x{options.crop}"
-
-    return Data(
-        examples=PhotoCrops(parted.groups, options.crop, options.batch or EXAMPLES, seed, options.memory),
-        clean=parted.held_out_crops(VALIDATION_SIDE),
-        validated=parted.validated,
-        described=described,
-        left_out=parted.left_out,
-    )
+    groups, held_out, facts = _parted(photos, options, VALIDATION_SIDE, warn)
+    crops = PhotoCrops(groups, read_pixels, options.crop, options.batch or EXAMPLES, seed, options.memory)
+    return Data(crops, f"crops of {options.crop}x{options.crop}", held_out, **facts)
 
 
 def kernel_data(options: Options, seed: Sequence[int]) -> Data:
     """Random kernels."""
-    return Data(
-        examples=_Kernels(options.batch or EXAMPLES, seed),
-        clean=_kernels(VALIDATION_IMAGES, np.random.default_rng(VALIDATION_IMAGES)),
-        validated="random kernels of another seed",
-        described=lambda status: f"{status.examples:,} random kernels (blinddeblur.training.kernels)",
-    )
+    clean = _kernels(VALIDATION_IMAGES, np.random.default_rng(VALIDATION_IMAGES))
+    examples = _Kernels(options.batch or EXAMPLES, seed)
+    return Data(examples, RANDOM_KERNELS, clean, "random kernels of another seed")
 
 
 def pair_data(photos: Path, options: Options, seed: Sequence[int], warn: Warn) -> Data:
     """Crops of the photos of a folder, blurred by random kernels."""
-    parted = _part(photos, options, warn)
+    groups, held_out, facts = _parted(photos, options, pairs.SHARP_SIDE, warn)
+    facts["validated"] += ", blurred by random kernels of another seed"
     batch = options.batch or PAIRS
-    sharp = PhotoCrops(parted.groups, pairs.SHARP_SIDE, batch, seed, options.memory, grey=0)  # all become grey anyway
-    held_out = parted.held_out_crops(pairs.SHARP_SIDE)
+    sharp = PhotoCrops(groups, read_pixels, pairs.SHARP_SIDE, batch, seed, options.memory, grey=0)  # all become grey
     y, sigma, u = pairs.blurred(held_out, np.random.default_rng(VALIDATION_IMAGES))
+    made = f"crops of {pairs.SIDE}x{pairs.SIDE} blurred by as many {RANDOM_KERNELS}"
+    return Data(BlurredPhotos(sharp), made, u, photos=(y, sigma), **facts)
 
-    def described(status: Status) -> str:
-        crops = f"{status.examples:,} crops of {pairs.SIDE}x{pairs.SIDE}"
-        return f"{parted.described()}, {crops} blurred by as many random kernels (blinddeblur.training.kernels)"
 
-    return Data(
-        examples=pairs.BlurredPhotos(sharp),
-        clean=u,
-        validated=f"{parted.validated}, blurred by random kernels of another seed",
-        described=described,
-        left_out=parted.left_out,
-        photos=(y, sigma),
-    )
+def find_photos(folder: Path, shares: Mapping[str, float] | None = None, beside: Path | None = None) -> list[Group]:
+    """The photos of a folder and its subfolders.
+
+    Args:
+        folder: where to look.
+        shares: weights of the subfolders to use; by default all, and each photo counts the same.
+        beside: a folder to leave out.
+
+    Raises:
+        PhotoError: there is none.
+        UsageError: a subfolder of `shares` holds none.
+    """
+    if not folder.is_dir():
+        raise PhotoError(f"{folder} is no folder. Give a folder of sharp photographs to learn from.")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    if beside is not None:
+        found = [p for p in found if beside.resolve() not in p.resolve().parents]
+    if not found:
+        raise PhotoError(f"There is no photo in {folder}. Give a folder of sharp photographs to learn from.")
+    if not shares:
+        return [Group(1.0, found)]
+    groups = [Group(share, [p for p in found if p.is_relative_to(folder / name)]) for name, share in shares.items()]
+    for name, group in zip(shares, groups, strict=True):
+        if not group.paths:
+            raise UsageError(f"There is no photo in {folder / name}. Give --share only for subfolders with photos.")
+    return groups
+
+
+def read_pixels(path: Path) -> RGB8:
+    """(H, W, 3), RGB, 8 bits. Raises PhotoError for what is no photo, or damaged."""
+    pixels = decoding.read(path).pixels
+    levels = np.rint(255 * pixels).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)))
 
 
 def _begin_worker(index: int) -> None:
@@ -131,50 +152,40 @@ class _Kernels(IterableDataset[tuple[Tensor, list[str]]]):
         self.batch, self.seed = batch, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
-        worker = get_worker_info()
-        rng = np.random.default_rng([*self.seed, 0 if worker is None else worker.id])
+        rng = _of_worker(self.seed)
         while True:
             yield _kernels(self.batch, rng), []
+
+
+class BlurredPhotos(IterableDataset[tuple[pairs.Pairs, list[str]]]):
+    """Endless batches of crops of SHARP_SIDE pixels, `blurred`, each with what could not be read meanwhile."""
+
+    def __init__(self, sharp: PhotoCrops) -> None:
+        self.sharp = sharp
+
+    def __iter__(self) -> Iterator[tuple[pairs.Pairs, list[str]]]:
+        rng = _of_worker(self.sharp.seed, 1)  # the 1 keeps kernels and noise from the numbers of the crops
+        for crops, unreadable in self.sharp:
+            yield pairs.blurred(crops, rng), unreadable
+
+
+def _of_worker(seed: Sequence[int], *more: int) -> np.random.Generator:
+    """Randomness that is each worker's own."""
+    worker = get_worker_info()
+    return np.random.default_rng([*seed, 0 if worker is None else worker.id, *more])
 
 
 def _kernels(number: int, rng: np.random.Generator) -> Tensor:
     return torch.cat([to_prior(torch.from_numpy(random_kernel(rng, PRIOR_SIZE - 1))) for _ in range(number)])
 
 
-@dataclass
-class _Parted:
-    """The photos of a folder, parted into those to learn from and those to validate on.
+def _parted(photos: Path, options: Options, side: int, warn: Warn) -> tuple[list[Group], Tensor, dict[str, Any]]:
+    """The photos of a folder, parted into those to learn from and, where there are others, those to validate on.
 
-    Attributes:
-        folder: where they are.
-        number: of all of them.
-        groups: to learn from.
-        held_out: the pixels of those to validate on; at least one.
-        validated: what they are, for people.
-        left_out: what could not be read so far.
+    Returns:
+        The first; crops of the second, (VALIDATION_IMAGES, 3, side, side) in [0, 1], always the same ones; and what
+        Data says of both.
     """
-
-    folder: Path
-    number: int
-    groups: list[Group]
-    held_out: list[Pixels]
-    validated: str
-    left_out: list[str]
-
-    def held_out_crops(self, side: int) -> Tensor:
-        """(VALIDATION_IMAGES, 3, side, side) in [0, 1], always the same ones."""
-        rng = np.random.default_rng(VALIDATION_IMAGES)
-        shown = itertools.islice(itertools.cycle(self.held_out), VALIDATION_IMAGES)
-        crops = [random_crop(pixels, side, SCALES, rng) for pixels in shown]
-        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
-
-    def described(self) -> str:
-        """What they are, for people."""
-        return f"{self.number - len(self.left_out):,} photographs of the folder {self.folder.resolve().name}"
-
-
-def _part(photos: Path, options: Options, warn: Warn) -> _Parted:
-    """Photos to learn from, and others to validate on where there are others."""
     groups = find_photos(photos, options.shares, beside=options.output)
     paths = sorted({path for group in groups for path in group.paths})
     left_out: list[str] = []
@@ -192,8 +203,16 @@ def _part(photos: Path, options: Options, warn: Warn) -> _Parted:
     if next(others, None) is None:
         held_out, validated = set(), "photos that were also learned from"
         warn("There is no second photo to validate on: the figures are on what was learned from, and say little.")
+    rng = np.random.default_rng(VALIDATION_IMAGES)
+    repeated = itertools.islice(itertools.cycle(shown), VALIDATION_IMAGES)
+    crops = torch.from_numpy(np.stack([random_crop(pixels, side, SCALES, rng) for _, pixels in repeated]))
+
+    def sources() -> str:
+        return f"{len(paths) - len(left_out):,} photographs of the folder {photos.resolve().name}, "
+
     kept = [Group(g.share, [path for path in g.paths if path not in held_out] or g.paths) for g in groups]
-    return _Parted(photos, len(paths), kept, [pixels for _, pixels in shown], validated, left_out)
+    facts = {"validated": validated, "sources": sources, "left_out": left_out}
+    return kept, crops.permute(0, 3, 1, 2).float() / 255, facts
 
 
 def _lot(path: Path) -> float:
@@ -201,7 +220,7 @@ def _lot(path: Path) -> float:
     return int.from_bytes(hashlib.sha256(path.as_posix().encode()).digest()[:8]) / 2**64
 
 
-def _readable(paths: Iterable[Path], left_out: list[str], warn: Warn) -> Iterator[tuple[Path, Pixels]]:
+def _readable(paths: Iterable[Path], left_out: list[str], warn: Warn) -> Iterator[tuple[Path, RGB8]]:
     for path in paths:
         try:
             yield path, read_pixels(path)

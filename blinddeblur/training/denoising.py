@@ -5,6 +5,7 @@ level up to 80 is seen.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -45,9 +46,13 @@ class DenoisingLoss:
     which brings an untrained network to an error of one at every level. A trained one errs least at middle levels and
     would learn them least; so the error is brought to the same mean at all levels by its running mean at each, the
     purpose of the learned uncertainty of Karras et al. 2024 (EDM2), equation 21.
+
+    Args:
+        draw: gives the noise levels of a batch (number,), on the generator's device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, draw: Callable[[int, torch.Generator], Tensor] = draw_sigmas) -> None:
+        self.draw = draw
         self.typical: Tensor | None = None  # error at each of a few ranges of ln(sigma), in a moving average
 
     def __call__(self, network: CompactUNet, clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -58,7 +63,7 @@ class DenoisingLoss:
             clean: (B, C, H, W), x in [0, 1].
             generator: of sigma and n, on the device of the images.
         """
-        sigma = draw_sigmas(len(clean), generator)
+        sigma = self.draw(len(clean), generator)
         noise = draw_noise(clean, generator)
         weight = (sigma**2 + network.sigma_data**2) / (sigma * network.sigma_data) ** 2
         denoised = network(clean + sigma[:, None, None, None] * noise, sigma)

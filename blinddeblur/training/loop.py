@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,27 +20,19 @@ from torch import Tensor, nn
 from blinddeblur.errors import EstimationError, WeightsError
 from blinddeblur.files.together import write_bytes
 from blinddeblur.training.muon import optimisers
+from blinddeblur.training.options import Options
 
-LEARNING_RATE = 1.5e-3  # of Muon and AdamW alike
-WARM_UP = 200  # steps over which the learning rate rises
 LARGEST_GRADIENT = 1.0  # norm at which gradients are clipped
 AVERAGE_OVER = 500  # steps: length of the moving average, shorter at the start
-SAVE_EVERY = 120.0  # seconds
-REPORT_EVERY = 1.0  # seconds; a report waits for the device, so not at every step
 WINDOW = 50  # steps whose losses are averaged for a report
 FASTER = 0.9  # bfloat16 must take less than this share of the time of float32 to be worth its rounding
 
 Batch = Tensor | tuple[Tensor, ...]
-
-
-class Loss(Protocol):
-    """What is minimised: (network, batch, generator of all randomness) -> scalar."""
-
-    def __call__(self, network: Any, batch: Any, generator: torch.Generator, /) -> Tensor: ...
+Loss = Callable[[Any, Any, torch.Generator], Tensor]  # (network, batch, generator of all randomness) -> scalar
 
 
 @dataclass(frozen=True)
-class Status:
+class TrainingStatus:
     """How far a training is.
 
     Attributes:
@@ -64,19 +56,22 @@ def train(
     *,
     minutes: float = math.inf,
     steps: float = math.inf,
-    learning_rate: float = LEARNING_RATE,
+    learning_rate: float = Options.learning_rate,
+    warm_up: int = 200,
     precision: torch.dtype = torch.float32,
     compiled: bool = False,
-    save_every: float = SAVE_EVERY,
+    save_every: float = Options.save_every,
+    report_every: float = 1.0,
     seed: int = 0,
     about: Mapping[str, Any] = MappingProxyType({}),
-    report: Callable[[Status], None] = lambda status: None,
-    saved: Callable[[nn.Module, Status], None] = lambda average, status: None,
+    report: Callable[[TrainingStatus], None] = lambda status: None,
+    saved: Callable[[nn.Module, TrainingStatus], None] = lambda average, status: None,
     warn: Callable[[str], None] = lambda sentence: None,
 ) -> nn.Module:
     """Train until the budget is spent, going on from the checkpoint where there is one.
 
-    The learning rate rises over the first 200 steps and falls to zero over the second half of the budget.
+    The learning rate rises over `warm_up` steps, or a tenth of the budget where that is shorter, and falls to zero over
+    the second half of the budget.
 
     Args:
         network: what is trained, in place, on the device it is on; in float32.
@@ -85,13 +80,15 @@ def train(
         checkpoint: file that is written at the start, every `save_every` seconds, at an interrupt and at the end.
         minutes, steps: budget, earlier runs included; the first to be reached ends the training.
         learning_rate: the largest.
+        warm_up: steps over which it rises.
         precision: of the products; weights and their average stay in float32.
         compiled: translate the network for the device first, which takes about a minute; where that fails it is
             trained as it is, after a warning.
         save_every: seconds between two checkpoints.
+        report_every: seconds between two reports, each of which waits for the device.
         seed: of the generator. The same seed, batches and number of steps give the same weights.
         about: plain values to be kept in the checkpoint, for `read_checkpoint`.
-        report: told about once a second how far it is, and at the end.
+        report: told how far it is, now and then and at the end.
         saved: given the moving average after each regular checkpoint, to validate and publish it.
         warn: told in a sentence what did not work as hoped.
 
@@ -116,10 +113,11 @@ def train(
             batch = _placed(_next(batches, state.step), state.device)
             if trained is None:
                 trained = _compiled(network, loss, batch, precision, warn) if compiled else network
-            state.update(trained, loss, batch, learning_rate * min(1.0, 2 * (1 - spent), (state.step + 1) / WARM_UP))
+            rise = max((state.step + 1) / warm_up, 10 * spent)
+            state.update(trained, loss, batch, learning_rate * min(1.0, 2 * (1 - spent), rise))
             now = time.monotonic()
             state.seconds = now - start
-            if now - reported >= REPORT_EVERY:
+            if now - reported >= report_every:
                 report(state.status())
                 reported = now
             if now - last_saved >= save_every:
@@ -203,13 +201,13 @@ class _State:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), share)
 
-    def status(self) -> Status:
+    def status(self) -> TrainingStatus:
         """How far the training is. Raises EstimationError where a loss was not finite, since it will not recover."""
         done = self.step - self.begun
         loss = self.losses[:done].mean().item() if done else math.nan
         if done and not math.isfinite(loss):
             raise _not_finite(self.step)
-        return Status(self.step, self.examples, self.seconds / 60, loss, self.rate)
+        return TrainingStatus(self.step, self.examples, self.seconds / 60, loss, self.rate)
 
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
         """Replace the checkpoint, unless the weights are spoilt: the one before is then worth more."""

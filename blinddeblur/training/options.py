@@ -1,14 +1,12 @@
 """What can be chosen about a training, and within which limits."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from blinddeblur.errors import UsageError
-from blinddeblur.training.loop import LEARNING_RATE, SAVE_EVERY
-from blinddeblur.training.photo_crops import MEMORY
-from blinddeblur.training.prior_folder import checked_name
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Options:
         save_every: seconds between two saves.
         seed: of everything random.
         licence: of the weights.
-        memory: bytes of photos to hold at once.
+        memory: bytes of photos to hold at once, over all workers.
 
     Raises:
         UsageError: a value out of its range.
@@ -47,11 +45,11 @@ class Options:
     name: str | None = None
     device: str = "auto"
     workers: int | None = None
-    learning_rate: float = LEARNING_RATE
-    save_every: float = SAVE_EVERY
+    learning_rate: float = 1.5e-3  # of Muon and AdamW alike
+    save_every: float = 120
     seed: int = 0
     licence: str = "none stated"
-    memory: float = MEMORY
+    memory: float = 4 * 2**30
 
     def __post_init__(self) -> None:
         rules = {
@@ -71,4 +69,16 @@ class Options:
             if not kept:
                 raise UsageError(sentence)
         if self.name is not None:
-            checked_name(self.name)
+            _checked_name(self.name)
+
+    @property
+    def effective_name(self) -> str:
+        """The name as given, or made from that of the folder. Raises UsageError where nothing of it can be used."""
+        return self.name or _checked_name(re.sub("[^a-z0-9]+", "-", self.output.resolve().name.lower()).strip("-"))
+
+
+def _checked_name(name: str) -> str:
+    """The name, if it can be that of an entry and of a file. Raises UsageError."""
+    if not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", name):
+        raise UsageError(f"A prior cannot be named {name!r}: give a --name of a-z, 0-9 and -, up to 64 of them.")
+    return name

@@ -1,15 +1,11 @@
 """Blurred photos and their kernels: what the kernel prior that is conditioned on a photo learns from."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
 
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.kernels import PRIOR_SIZE, to_prior
-from blinddeblur.training.photo_crops import PhotoCrops
 from blinddeblur.training.random_kernels import random_kernel
 
 KERNEL_SIZE = PRIOR_SIZE - 1  # pixels; the largest that the prior takes as it is
@@ -18,24 +14,6 @@ SHARP_SIDE = SIDE + KERNEL_SIZE - 1  # light from beyond the frame falls into it
 NOISE = (0.002, 0.03)  # standard deviations, from a good camera's at base ISO to a dark scene's
 
 Pairs = tuple[Tensor, Tensor, Tensor]  # blurred photos, the standard deviations of their noise, and their kernels
-
-
-class BlurredPhotos(IterableDataset[tuple[Pairs, list[str]]]):
-    """Endless batches of `blurred` crops, each with what could not be read meanwhile.
-
-    Args:
-        sharp: gives the crops, of SHARP_SIDE pixels.
-    """
-
-    def __init__(self, sharp: PhotoCrops) -> None:
-        self.sharp = sharp
-
-    def __iter__(self) -> Iterator[tuple[Pairs, list[str]]]:
-        worker = get_worker_info()
-        # The 1 keeps kernels and noise from being drawn with the same numbers as the crops.
-        rng = np.random.default_rng([*self.sharp.seed, 0 if worker is None else worker.id, 1])
-        for crops, unreadable in self.sharp:
-            yield blurred(crops, rng), unreadable
 
 
 def blurred(sharp: Tensor, rng: np.random.Generator) -> Pairs:

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from blinddeblur.errors import PhotoError, UsageError
-from blinddeblur.files import decoding
-from blinddeblur.files.photo import EXTENSIONS
+from blinddeblur.errors import PhotoError
 
-MEMORY = 4 * 2**30  # bytes of photos to hold at once, over all workers
 FIRST = 32  # photos to read before the first crop
 READ_EVERY = 32  # crops between two further photos: reading them stays a small part of a step
 SCALES = (0.5, 1.5)  # of a photo: below 1 smaller and sharper than it was taken, above 1 larger and softer
 GREY = 0.2  # share of the crops turned into grey ones, with three equal channels
 
-Pixels = NDArray[np.uint8]
+RGB8 = NDArray[np.uint8]  # the pixels of a photo, (H, W, 3)
 
 
 @dataclass
@@ -40,41 +37,6 @@ class Group:
     paths: list[Path]
 
 
-def find_photos(folder: Path, shares: Mapping[str, float] | None = None, beside: Path | None = None) -> list[Group]:
-    """The photos of a folder and its subfolders.
-
-    Args:
-        folder: where to look.
-        shares: weights of the subfolders to use; by default all, and each photo counts the same.
-        beside: a folder to leave out.
-
-    Raises:
-        PhotoError: there is none.
-        UsageError: a subfolder of `shares` holds none.
-    """
-    if not folder.is_dir():
-        raise PhotoError(f"{folder} is no folder. Give a folder of sharp photographs to learn from.")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-    if beside is not None:
-        found = [p for p in found if beside.resolve() not in p.resolve().parents]
-    if not found:
-        raise PhotoError(f"There is no photo in {folder}. Give a folder of sharp photographs to learn from.")
-    if not shares:
-        return [Group(1.0, found)]
-    groups = [Group(share, [p for p in found if p.is_relative_to(folder / name)]) for name, share in shares.items()]
-    for name, group in zip(shares, groups, strict=True):
-        if not group.paths:
-            raise UsageError(f"There is no photo in {folder / name}. Give --share only for subfolders with photos.")
-    return groups
-
-
-def read_pixels(path: Path) -> Pixels:
-    """(H, W, 3), RGB, 8 bits. Raises PhotoError for what is no photo, or damaged."""
-    pixels = decoding.read(path).pixels
-    levels = np.rint(255 * pixels).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)))
-
-
 class PhotoCrops(IterableDataset[tuple[Tensor, list[str]]]):
     """Endless batches of random crops, (batch, 3, size, size) in [0, 1], each with what could not be read meanwhile.
 
@@ -86,6 +48,7 @@ class PhotoCrops(IterableDataset[tuple[Tensor, list[str]]]):
 
     Args:
         groups: the photos.
+        read: gives the pixels of one, (H, W, 3); raises PhotoError where it cannot.
         size: side of a crop in pixels.
         batch: crops in a batch.
         seed: of everything random, with the number of the worker.
@@ -96,14 +59,15 @@ class PhotoCrops(IterableDataset[tuple[Tensor, list[str]]]):
     def __init__(
         self,
         groups: Sequence[Group],
+        read: Callable[[Path], RGB8],
         size: int,
         batch: int,
         seed: Sequence[int],
-        memory: float = MEMORY,
+        memory: float = math.inf,
         scales: tuple[float, float] = SCALES,
         grey: float = GREY,
     ) -> None:
-        self.groups, self.size, self.batch, self.seed = groups, size, batch, seed
+        self.groups, self.read, self.size, self.batch, self.seed = groups, read, size, batch, seed
         self.memory, self.scales, self.grey = memory, scales, grey
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
@@ -114,7 +78,7 @@ class PhotoCrops(IterableDataset[tuple[Tensor, list[str]]]):
         rng = np.random.default_rng([*self.seed, index])
         # A group of fewer photos than workers is left whole, or some workers would draw too much from the others.
         parts = [Group(g.share, g.paths[index::workers] if len(g.paths) >= workers else g.paths) for g in self.groups]
-        window = _Window(parts, self.memory / workers, rng)
+        window = _Window(parts, self.read, self.memory / workers, rng)
         unreadable = [problem for _ in range(max(FIRST, len(parts))) for problem in window.advance()]
         while window.empty and window.waiting:
             unreadable += window.advance()
@@ -136,7 +100,7 @@ class PhotoCrops(IterableDataset[tuple[Tensor, list[str]]]):
         return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))).float() / 255
 
 
-def random_crop(pixels: Pixels, size: int, scales: tuple[float, float], rng: np.random.Generator) -> Pixels:
+def random_crop(pixels: RGB8, size: int, scales: tuple[float, float], rng: np.random.Generator) -> RGB8:
     """A part of a photo (H, W, 3) at a random place, scale, orientation and handedness: (size, size, 3)."""
     scale = math.exp(rng.uniform(math.log(scales[0]), math.log(scales[1])))
     side = min(max(8, round(size / scale)), *pixels.shape[:2])
@@ -154,14 +118,16 @@ class _Shelf:
 
     share: float
     waiting: deque[Path]
-    held: deque[tuple[Path, Pixels]] = field(default_factory=deque)
+    held: deque[tuple[Path, RGB8]] = field(default_factory=deque)
 
 
 class _Window:
     """The photos in memory: a window that moves over those of the groups, in a random order without end."""
 
-    def __init__(self, groups: Sequence[Group], memory: float, rng: np.random.Generator) -> None:
-        self.memory, self.rng = memory, rng
+    def __init__(
+        self, groups: Sequence[Group], read: Callable[[Path], RGB8], memory: float, rng: np.random.Generator
+    ) -> None:
+        self.read, self.memory, self.rng = read, memory, rng
         self.shelves = [_Shelf(g.share, deque(g.paths[i] for i in rng.permutation(len(g.paths)))) for g in groups]
         self.bytes = 0
 
@@ -181,7 +147,7 @@ class _Window:
         shelf = next((shelf for shelf in shelves if not shelf.held), None) or self._choose(shelves)
         path = shelf.waiting.popleft()
         try:
-            pixels = read_pixels(path)
+            pixels = self.read(path)
         except PhotoError as error:
             return [str(error)]
         shelf.held.append((path, pixels))
@@ -192,7 +158,7 @@ class _Window:
             self.bytes -= pixels.nbytes
         return []
 
-    def draw(self) -> Pixels:
+    def draw(self) -> RGB8:
         """A random photo of those held."""
         held = self._choose([shelf for shelf in self.shelves if shelf.held]).held
         return held[int(self.rng.integers(len(held)))][1]
@@ -202,6 +168,6 @@ class _Window:
         return shelves[int(self.rng.choice(len(shelves), p=shares / shares.sum()))]
 
 
-def _texture(crop: Pixels) -> float:
+def _texture(crop: RGB8) -> float:
     grey = crop.astype(np.float32).mean(axis=2)
     return float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean())

@@ -51,12 +51,17 @@ def random_kernel(
             f"Give an extent above 0 and up to {LARGEST * size:g}, or a larger size."
         )
     if kind is None:
-        kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+        kind = random_kind(rng)
     if kind == "mixed":
         return _mixed(rng, size, extent)
     if kind in SHARES:
         return _simple(rng, kind, size, extent, rng.uniform(-0.5, 0.5, 2))
     raise UsageError(f"There is no kind of kernel called {kind!r}. Give one of {', '.join(SHARES)}.")
+
+
+def random_kind(rng: np.random.Generator) -> str:
+    """A key of SHARES, drawn with these probabilities."""
+    return str(rng.choice(list(SHARES), p=list(SHARES.values())))
 
 
 def shake(rng: np.random.Generator, samples: int = 3000) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,22 +19,17 @@ from blinddeblur.priors.loading import NETWORKS, load_strictly
 from blinddeblur.training.conditioned_loss import conditioned_loss
 from blinddeblur.training.data import NAMED, Data, Warn, image_data, kernel_data, pair_data
 from blinddeblur.training.denoising import DenoisingLoss
-from blinddeblur.training.loop import Loss, Status, fastest_precision, train
+from blinddeblur.training.loop import Loss, TrainingStatus, fastest_precision, read_checkpoint, train
 from blinddeblur.training.options import Options
 from blinddeblur.training.prior_folder import PriorFolder, record
 from blinddeblur.training.validation import validate
-from blinddeblur.weights import store as weights
-
-
-class Progress(Protocol):
-    """Told how far the work is: the name of the stage, how much is done and in all, and how it goes."""
-
-    def __call__(self, stage: str, done: float, total: float, note: str, /) -> None: ...
+from blinddeblur.weights.cache import load_state
+from blinddeblur.weights.manifest import find
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes one kind of prior, but for its data.
+    """What makes one kind of prior.
 
     Attributes:
         title: what it makes, for people.
@@ -42,6 +37,7 @@ class Recipe:
         parameters: of the network.
         levels: noise levels of the validation.
         loss: makes the loss of one training.
+        data: makes what is learned from, of photos, options and a seed.
     """
 
     title: str
@@ -50,6 +46,7 @@ class Recipe:
     parameters: Mapping[str, Any]
     levels: Sequence[float]
     loss: Callable[[], Loss]
+    data: Callable[[Any, Options, Sequence[int], Warn], Data]
 
 
 KERNEL_STATISTICS = {"mean": 0.02, "sigma_data": 0.1}  # of kernels divided by their maximum; measured over thousands
@@ -63,6 +60,7 @@ IMAGE = Recipe(
     parameters={"channels": 3, "widths": [96, 128, 192, 256], "blocks": 2},
     levels=tuple(level / 255 for level in (5, 15, 25, 50, 75, 100, 150)),
     loss=DenoisingLoss,
+    data=image_data,
 )
 KERNEL = Recipe(
     title="a kernel prior without photos",
@@ -71,6 +69,7 @@ KERNEL = Recipe(
     parameters={"channels": 1, "widths": [32, 64, 128, 192], "blocks": 2, **KERNEL_STATISTICS},
     levels=KERNEL_LEVELS,
     loss=DenoisingLoss,
+    data=lambda photos, options, seed, warn: kernel_data(options, seed),
 )
 CONDITIONED_KERNEL = Recipe(
     title="a kernel prior conditioned on photos",
@@ -79,11 +78,12 @@ CONDITIONED_KERNEL = Recipe(
     parameters={"edge_widths": [32, 64, 96, 128], "widths": [32, 64, 96, 128], "blocks": 2, **KERNEL_STATISTICS},
     levels=(*KERNEL_LEVELS, 2.0),  # at the last the noisy kernel says nothing, and everything comes from the photo
     loss=lambda: conditioned_loss,
+    data=pair_data,
 )
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Trained:
     """What came out of a training.
 
     Attributes:
@@ -95,22 +95,26 @@ class Outcome:
 
     figures: dict[str, Any]
     paths: list[Path]
-    status: Status
+    status: TrainingStatus
     news: bool
 
 
-def train_image(
-    photos: Path,
+def train_prior(
+    kind: str,
+    photos: Path | None,
     options: Options,
-    progress: Progress = lambda stage, done, total, note: None,
+    progress: Callable[[str, float, float, str], None] = lambda stage, done, total, note: None,
     warn: Warn = lambda sentence: None,
-) -> Outcome:
-    """Train a prior of photographs.
+) -> Trained:
+    """Train a prior of photographs, or one of blur kernels, on random ones.
+
+    A kernel prior that gets photos is one that is conditioned on the blurred photo (priors/conditioned.py).
 
     Args:
-        photos: folder of sharp photographs; one in twenty is held out for validation.
+        kind: "image" or "kernel".
+        photos: folder of sharp photographs; one in twenty is held out for validation. None only for kernels.
         options: all else; see Options.
-        progress: told how far it is.
+        progress: told the name of the stage, how much of it is done and in all, and how it goes.
         warn: told in sentences what was left out or does not work.
 
     Raises:
@@ -120,62 +124,38 @@ def train_image(
         OutputError: the folder cannot be written, or holds other things.
         EstimationError: the training diverged.
     """
-    return _train(IMAGE, lambda seed: image_data(photos, options, seed, warn), options, progress, warn)
-
-
-def train_kernel(
-    photos: Path | None,
-    options: Options,
-    progress: Progress = lambda stage, done, total, note: None,
-    warn: Warn = lambda sentence: None,
-) -> Outcome:
-    """Train a prior of blur kernels, on random ones.
-
-    With a folder of sharp photographs it is one that is conditioned on the blurred photo (priors/conditioned.py). For
-    the other arguments and the errors see `train_image`.
-    """
-    if photos is not None:
-        return _train(CONDITIONED_KERNEL, lambda seed: pair_data(photos, options, seed, warn), options, progress, warn)
-    if options.shares:
+    if photos is None and options.shares:
         raise UsageError("A --share is one of PHOTOS, and there are none. Give their folder, or leave out --share.")
-    return _train(KERNEL, lambda seed: kernel_data(options, seed), options, progress, warn)
-
-
-def _train(
-    recipe: Recipe,
-    data_of: Callable[[Sequence[int]], Data],
-    options: Options,
-    progress: Progress,
-    warn: Warn,
-) -> Outcome:
-    """What the recipes share: `data_of` makes the data of a seed."""
+    recipe = {"image": IMAGE, "kernel": KERNEL if photos is None else CONDITIONED_KERNEL}[kind]
     device = find_device(options.device)
     folder = PriorFolder(options.output)
     with folder.opened() as log:
-        earlier = folder.resumed()
-        about = _begin(recipe, options, folder) if earlier is None else _go_on(recipe, options, earlier)
-        step, seconds = (0, 0.0) if earlier is None else (earlier["step"], earlier["seconds"])
-        network = _network(about, options, fresh=earlier is None)
+        fresh = not folder.begun()
+        if fresh:
+            about, step, seconds = _begin(recipe, options), 0, 0.0
+        else:
+            about, step, seconds = _go_on(recipe, options, read_checkpoint(folder.checkpoint))
+        network = _network(about, options, fresh)
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        data = data_of((options.seed, step))
+        data = recipe.data(photos, options, (options.seed, step), warn)
         batches = data.batches(options.workers, device, warn)
         precision, unfinished = torch.float32, seconds < 60 * options.minutes
         if unfinished:
             first = next(batches)
             batches = itertools.chain([first], batches)
             precision = fastest_precision(network, recipe.loss(), first)
-        outcomes: list[Outcome] = []
+        trained: list[Trained] = []
 
-        def report(status: Status) -> None:
+        def report(status: TrainingStatus) -> None:
             note = f"step {status.step}, loss {status.loss:.4f}"
             progress("minutes", round(status.minutes, 1), options.minutes, note)
-            record(log, status)
+            record(log, status.step, status.minutes, status.loss, status.learning_rate)
 
-        def publish(average: nn.Module, status: Status) -> None:
+        def publish(average: nn.Module, status: TrainingStatus) -> None:
             facts = {"validated_on": data.validated, "steps": status.step, "minutes": round(status.minutes, 2)}
             result = validate(average, data.clean, recipe.levels, precision, data.photos, **facts)
             paths = folder.publish(average, _entry(about, data, options, status), about["name"], result)
-            outcomes[:] = [Outcome(result.figures, paths, status, unfinished)]
+            trained[:] = [Trained(result.figures, paths, status, unfinished)]
 
         train(
             network,
@@ -195,12 +175,12 @@ def _train(
         )
     if len(data.left_out) > NAMED:
         warn(f"In all, {len(data.left_out)} files could not be read as photos and were left out.")
-    return outcomes[-1]
+    return trained[-1]
 
 
-def _entry(about: Mapping[str, Any], data: Data, options: Options, status: Status) -> dict[str, Any]:
+def _entry(about: Mapping[str, Any], data: Data, options: Options, status: TrainingStatus) -> dict[str, Any]:
     """What weights.toml says of the prior, but for its file."""
-    trained_on = f"{data.described(status)}; {status.step:,} steps, {status.minutes:.3g} minutes"
+    trained_on = f"{data.described(status.examples)}; {status.step:,} steps, {status.minutes:.3g} minutes"
     return {
         "kind": about["kind"],
         "architecture": about["architecture"],
@@ -210,11 +190,11 @@ def _entry(about: Mapping[str, Any], data: Data, options: Options, status: Statu
     }
 
 
-def _begin(recipe: Recipe, options: Options, folder: PriorFolder) -> dict[str, Any]:
+def _begin(recipe: Recipe, options: Options) -> dict[str, Any]:
     """What a checkpoint says of its training, for a new one."""
     parameters = dict(recipe.parameters)
     if options.start is not None:
-        entry = weights.find(options.start)
+        entry = find(options.start)
         if (entry.kind, entry.architecture) != (recipe.kind, recipe.architecture):
             raise UsageError(
                 f"{options.start} is a prior of kind {entry.kind} and architecture {entry.architecture}. Start "
@@ -224,19 +204,18 @@ def _begin(recipe: Recipe, options: Options, folder: PriorFolder) -> dict[str, A
         _require_widths(options, parameters, options.start)
     elif options.widths is not None:
         parameters |= {key: list(options.widths) for key in parameters.keys() & {"widths", "edge_widths"}}
-    name = options.name or folder.default_name()
     return {
         "title": recipe.title,
         "kind": recipe.kind,
         "architecture": recipe.architecture,
         "parameters": parameters,
-        "name": name,
+        "name": options.effective_name,
         "start": options.start,
     }
 
 
-def _go_on(recipe: Recipe, options: Options, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What the checkpoint says of its training, if that is the one that is asked for."""
+def _go_on(recipe: Recipe, options: Options, checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], int, float]:
+    """What the checkpoint says of its training, if that is the one that is asked for, and its steps and seconds."""
     about: dict[str, Any] = checkpoint["about"]
     if (about.get("kind"), about.get("architecture")) != (recipe.kind, recipe.architecture):
         raise UsageError(
@@ -249,7 +228,7 @@ def _go_on(recipe: Recipe, options: Options, checkpoint: Mapping[str, Any]) -> d
             f"The training in {options.output} started from {about['start'] or 'nothing'}, not from {options.start}. "
             "Leave out --from to go on with it, or choose another folder with -o."
         )
-    return about | {"name": options.name or about["name"]}
+    return about | {"name": options.name or about["name"]}, checkpoint["step"], checkpoint["seconds"]
 
 
 def _require_widths(options: Options, parameters: Mapping[str, Any], owner: str) -> None:
@@ -258,7 +237,7 @@ def _require_widths(options: Options, parameters: Mapping[str, Any], owner: str)
         raise UsageError(f"The network of {owner} has --widths {widths}. Give these, or leave them out.")
 
 
-def _network(about: Mapping[str, Any], options: Options, *, fresh: bool) -> nn.Module:
+def _network(about: Mapping[str, Any], options: Options, fresh: bool) -> nn.Module:
     """The network, with random weights or those to start from."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -266,5 +245,5 @@ def _network(about: Mapping[str, Any], options: Options, *, fresh: bool) -> nn.M
     if isinstance(network, CompactUNet) and options.crop % network.multiple:
         raise UsageError(f"The --crop must be a multiple of {network.multiple} for these --widths.")
     if fresh and about["start"] is not None:
-        load_strictly(network, weights.load_state(weights.find(about["start"])), about["start"])
+        load_strictly(network, load_state(find(about["start"])), about["start"])
     return network

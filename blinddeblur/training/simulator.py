@@ -9,7 +9,6 @@ import itertools
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,11 +21,9 @@ from blinddeblur.priors.kolmogorov import KolmogorovTilt
 
 TAPS = 2  # pixels on each side of a point that cubic interpolation takes
 
-Array = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
-class Sequence:
+class SimulatedSequence:
     """What a camera saw, and the truth.
 
     Attributes:
@@ -36,15 +33,15 @@ class Sequence:
         truth: (H, W) or (H, W, 3), the scene within the frame.
     """
 
-    frames: Array
-    tilts: Array
-    kernels: Array
-    truth: Array
+    frames: NDArray[np.float32]
+    tilts: NDArray[np.float32]
+    kernels: NDArray[np.float32]
+    truth: NDArray[np.float32]
 
 
 def simulate_turbulence(
     rng: np.random.Generator,
-    sharp: Array,
+    sharp: NDArray[np.float32],
     frames: int,
     height: int,
     width: int,
@@ -55,7 +52,7 @@ def simulate_turbulence(
     sigma: float = 0.01,
     depth: int | None = 8,
     size: int = SIZE,
-) -> Sequence:
+) -> SimulatedSequence:
     """A sequence through Kolmogorov turbulence.
 
     Args:
@@ -89,12 +86,12 @@ def simulate_turbulence(
 
 def seen_through(
     rng: np.random.Generator,
-    sharp: Array,
-    tilts: Array,
-    kernels: Array,
+    sharp: NDArray[np.float32],
+    tilts: NDArray[np.float32],
+    kernels: NDArray[np.float32],
     sigma: float = 0.01,
     depth: int | None = 8,
-) -> Sequence:
+) -> SimulatedSequence:
     """The sequence for given tilts and kernels.
 
     Args:
@@ -103,7 +100,7 @@ def seen_through(
         tilts: (N, 2, H + K - 1, W + K - 1) in pixels: light from half a kernel beyond the frame falls into it.
         kernels: (N, K, K), each sums to 1; K odd.
         sigma: standard deviation of the noise.
-        depth: as above.
+        depth: 8 or 16 bits, to which frames are rounded and clipped; None leaves them as they are.
 
     Raises:
         UsageError: shapes do not fit together, or a parameter makes no sense.
@@ -139,12 +136,12 @@ def seen_through(
     top, left = (room + size // 2).astype(int)
     inner = (..., slice(size // 2, rows - size // 2), slice(size // 2, columns - size // 2))
     truth = sharp[top : sharp.shape[0] - top, left : sharp.shape[1] - left]
-    return Sequence(np.stack(frames), tilts[inner], kernels, truth)
+    return SimulatedSequence(np.stack(frames), tilts[inner], kernels, truth)
 
 
 def kolmogorov_tilts(
     rng: np.random.Generator, prior: KolmogorovTilt, frames: int, height: int, width: int, frame_correlation: float = 0
-) -> Array:
+) -> NDArray[np.float32]:
     """(frames, 2, height, width) in pixels, each distributed as the prior has it.
 
     phi_i+1 = rho phi_i + sqrt(1 - rho^2) fresh, from a fresh start: all frames have the covariance C of the prior,
@@ -163,60 +160,12 @@ def kolmogorov_tilts(
     return fields.numpy()
 
 
-def patchwise_tilt(
-    rng: np.random.Generator,
-    height: int,
-    width: int,
-    patches: int = 500,
-    patch: int = 64,
-    strength: tuple[float, float] = (0.1, 0.4),
-    clip: float = 2.5,
-    smoothness: float = 4.0,
-) -> Array:
-    """A tilt (2, height, width) in pixels as in the experiments of BlindDPS, after Chak, Lau and Lui (2018).
-
-    At random places a patch of smoothed white noise is added to the field, each patch with a strength of its own
-    ("Subsampled turbulence removal network", arXiv 1807.04418). No physics: nothing ties it to a blur; the paper adds
-    a Gaussian one (`blinddeblur.training.random_kernels.gaussian`).
-
-    The paper does not say how smooth the noise is, how it is scaled, or what happens at the edge. Here it has standard
-    deviation 1 after smoothing, so that `strength` is in pixels; its smoothness of 4 pixels keeps 256 x 256 fields,
-    1.4 px before the clip, from folding; places are centres anywhere in the field, and what sticks out is left out.
-
-    Args:
-        rng: where the randomness comes from.
-        height: of the field, in pixels.
-        width: of the field, in pixels.
-        patches: how many; those of the defaults belong to 256 x 256 pixels.
-        patch: their side in pixels.
-        strength: lowest and highest, uniform between.
-        clip: the largest displacement of each component, in pixels.
-        smoothness: standard deviation of the Gaussian in pixels.
-
-    Raises:
-        UsageError: a parameter is not positive.
-    """
-    if min(height, width, patches, patch, clip, smoothness) <= 0 or not 0 <= strength[0] <= strength[1]:
-        raise UsageError("A field of patches needs positive sizes and an increasing pair of strengths. Check them.")
-    reach = math.ceil(3 * smoothness)
-    wide = np.zeros((height + 2 * patch, width + 2 * patch, 2), np.float32)  # room for what sticks out
-    for _ in range(patches):
-        white = rng.standard_normal((patch + 2 * reach, patch + 2 * reach, 2), dtype=np.float32)
-        smooth = cv2.GaussianBlur(white, (2 * reach + 1, 2 * reach + 1), smoothness)[reach:-reach, reach:-reach]
-        top = rng.integers(height) + patch - patch // 2
-        left = rng.integers(width) + patch - patch // 2
-        wide[top : top + patch, left : left + patch] += np.float32(rng.uniform(*strength)) * smooth
-    taps = cv2.getGaussianKernel(2 * reach + 1, smoothness)
-    field = wide[patch:-patch, patch:-patch] / np.float32((taps**2).sum())  # of a Gaussian in two dimensions
-    return field.transpose(2, 0, 1).clip(-clip, clip)
-
-
-def _planes(pixels: Array) -> torch.Tensor:
+def _planes(pixels: NDArray[np.float32]) -> torch.Tensor:
     """(H, W) or (H, W, 3) -> (1, C, H, W)."""
     array = pixels if pixels.ndim == 3 else pixels[..., None]
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), dtype=np.float32))[None]
 
 
-def _pixels(planes: torch.Tensor, dimensions: int) -> Array:
+def _pixels(planes: torch.Tensor, dimensions: int) -> NDArray[np.float32]:
     """The way back."""
     return planes[0, 0].numpy() if dimensions == 2 else planes[0].permute(1, 2, 0).numpy()

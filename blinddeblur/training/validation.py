@@ -18,7 +18,7 @@ TOGETHER = 8  # So many images in a batch take little memory, and are fast enoug
 
 
 @dataclass(frozen=True)
-class Report:
+class Validation:
     """What came out.
 
     Attributes:
@@ -40,7 +40,7 @@ def validate(
     precision: torch.dtype = torch.float32,
     photos: tuple[Tensor, Tensor] | None = None,
     **figures: Any,
-) -> Report:
+) -> Validation:
     """Denoise images at every level, always with the same noise.
 
     Args:
@@ -72,7 +72,7 @@ def validate(
         levels.append({key: round(figure, 4) for key, figure in level.items()})
         shown = torch.stack([x[:SHOWN] for x in (noisy, denoised, clean)], dim=1).flatten(0, 1)
         rows.append([as_bytes(image.permute(1, 2, 0).numpy()) for image in shown])
-    return Report({**figures, "images": len(clean), "levels": levels}, sheet(rows, GAP))
+    return Validation({**figures, "images": len(clean), "levels": levels}, sheet(rows, GAP))
 
 
 def _features(denoiser: Any, photos: Tensor, noise: Tensor) -> list[tuple[Tensor]]:

@@ -18,7 +18,7 @@ from blinddeblur.cli import app
 from blinddeblur.commands.restore_frames import plan
 from blinddeblur.files import decoding, encoding, kernel_files
 from blinddeblur.files.photo import Photo
-from blinddeblur.weights import store as weights
+from blinddeblur.weights.manifest import find
 
 BLIND = ["--steps", "2", "--device", "cpu"]
 QUICK = ["--kernel", "k.npy", *BLIND]
@@ -202,7 +202,7 @@ def test_json_says_everything() -> None:
     assert sum(facts["weights"]) == pytest.approx(1)
     assert 0 < facts["tilt_rms"] < facts["tilt_largest"] < 5
     assert (facts["method"], facts["prior"], facts["seed"], facts["sigma"]) == ("fast", "photo", 5, 0.01)
-    assert facts["prior_sha256"] == weights.find("photo").sha256
+    assert facts["prior_sha256"] == find("photo").sha256
     assert (facts["kernel_size"], facts["kernel_extent"]) == (5, [3, 3])
     assert any("in/2.png" in warning and "left out" in warning for warning in facts["warnings"])
     assert "warning: in/*.png: in/2.png" in result.stderr

@@ -19,7 +19,7 @@ from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
 from blinddeblur.progress import Step
 from blinddeblur.settings import SequenceSettings, Settings
-from blinddeblur.weights import store as weights
+from blinddeblur.weights.manifest import find, manifest
 
 KNOWN = streak(5, 3)
 
@@ -83,7 +83,7 @@ def test_the_scene_becomes_sharper_than_the_frames(
         assert lengths[0] < 0.5 * lengths[1]
         assert np.abs(result.tilts.mean(axis=0)).max() < 1e-4
     facts = (result.method, result.prior, result.checksum, result.seed, result.steps)
-    assert facts == ("fast", "photo", weights.find("photo").sha256, 0, 3)
+    assert facts == ("fast", "photo", find("photo").sha256, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -300,13 +300,8 @@ def test_weights_that_are_missing_are_named_before_there_are_frames(options: dic
 
 
 def test_only_the_image_prior_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights.manifest()  # is read from the package once
-    bundled = weights._PACKAGE / "priors" / "weights"
-    (tmp_path / "priors" / "weights").mkdir(parents=True)
-    for name in ("photo", "photo-kernel"):
-        data = (bundled / f"{name}.safetensors").read_bytes()
-        (tmp_path / "priors" / "weights" / f"{name}.safetensors").write_bytes(data if name == "photo" else b"damaged")
-    monkeypatch.setattr(weights, "_PACKAGE", tmp_path)
+    (tmp_path / "photo-kernel.safetensors").write_bytes(b"damaged")
+    monkeypatch.setitem(manifest(), "photo-kernel", dataclasses.replace(find("photo-kernel"), home=tmp_path))
     engine_with()
     Engine(Settings(kernel=KNOWN, device="cpu"))
     with pytest.raises(WeightsError, match="damaged"):

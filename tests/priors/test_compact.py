@@ -10,7 +10,7 @@ from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.ddpm import linear_alpha_bar
 from blinddeblur.priors.loading import build
 from blinddeblur.priors.prior import Prior
-from blinddeblur.weights import store as weights
+from blinddeblur.weights.manifest import find
 
 
 def small(channels: int = 3) -> CompactUNet:
@@ -88,7 +88,7 @@ def test_both_scales_tell_the_same() -> None:
 @pytest.mark.parametrize("name", ["photo", "kernel"])
 def test_shipped_priors_denoise(name: str) -> None:
     prior = blinddeblur.load_prior(name)
-    assert prior.checksum == weights.find(name).sha256
+    assert prior.checksum == find(name).sha256
     clean = torch.zeros(1, prior.channels, 64, 64)
     clean[..., 20:40, 30:34] = 0.8
     noisy = clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
@@ -97,7 +97,7 @@ def test_shipped_priors_denoise(name: str) -> None:
 
 
 def test_an_entry_that_describes_no_network() -> None:
-    entry = weights.find("photo")
+    entry = find("photo")
     broken = type(entry)(**{**vars(entry), "parameters": {"channels": 3, "depth": 7}})
     with pytest.raises(WeightsError, match="describes no network"):
         build(broken)

@@ -18,7 +18,8 @@ from blinddeblur.priors.conditioned import ConditionedKernelUNet
 from blinddeblur.priors.prior import Prior
 from blinddeblur.training import pairs
 from blinddeblur.training.conditioned_loss import conditioned_loss
-from blinddeblur.training.photo_crops import PhotoCrops, find_photos
+from blinddeblur.training.data import BlurredPhotos, find_photos, read_pixels
+from blinddeblur.training.photo_crops import PhotoCrops
 
 
 @pytest.fixture
@@ -178,8 +179,8 @@ def test_batches_of_pairs(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"broken")
 
     def batches(seed: int) -> list[tuple[pairs.Pairs, list[str]]]:
-        crops = PhotoCrops(find_photos(tmp_path), pairs.SHARP_SIDE, 2, (seed,), grey=0)
-        return list(itertools.islice(pairs.BlurredPhotos(crops), 2))
+        crops = PhotoCrops(find_photos(tmp_path), read_pixels, pairs.SHARP_SIDE, 2, (seed,), grey=0)
+        return list(itertools.islice(BlurredPhotos(crops), 2))
 
     (first, unreadable), (second, none) = batches(0)
     assert first[0].shape == (2, 1, pairs.SIDE, pairs.SIDE)

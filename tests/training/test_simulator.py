@@ -9,7 +9,7 @@ from blinddeblur.physics.atmosphere import short_exposure_kernel
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.tilt import warp
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
-from blinddeblur.training.simulator import kolmogorov_tilts, patchwise_tilt, seen_through, simulate_turbulence
+from blinddeblur.training.simulator import kolmogorov_tilts, seen_through, simulate_turbulence
 
 SCENE = np.random.default_rng(1).random((120, 130, 3), dtype=np.float32)
 
@@ -66,16 +66,6 @@ def test_a_short_exposure_has_frieds_transfer_function(strength: float) -> None:
         assert transfer[index] == pytest.approx(air * aperture, abs=0.01)
 
 
-def test_the_field_of_patches_stays_within_its_clip() -> None:
-    field = patchwise_tilt(np.random.default_rng(8), 256, 256)
-    assert field.shape == (2, 256, 256)
-    assert 2 < np.abs(field).max() <= 2.5
-    assert 1 < np.sqrt(np.mean(field**2)) < 2
-    near, far = (np.mean(field[:, n:] * field[:, :-n]) / np.mean(field**2) for n in (1, 30))
-    assert near > 0.9
-    assert abs(far) < 0.2
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -101,7 +91,5 @@ def test_kernels_and_fields_that_make_no_sense_are_refused_in_words() -> None:
         short_exposure_kernel(1.0, 10)
     with pytest.raises(UsageError, match="lambda / D"):
         short_exposure_kernel(1.0, 11, 0.0)
-    with pytest.raises(UsageError, match="sizes"):
-        patchwise_tilt(rng, 0, 20)
     with pytest.raises(UsageError, match="do not fit"):
         seen_through(rng, SCENE, np.zeros((1, 2, 60, 60), np.float32), np.ones((2, 3, 3), np.float32) / 9)

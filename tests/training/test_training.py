@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from blinddeblur.errors import EstimationError, OutputError, PhotoError, UsageError, WeightsError
 from blinddeblur.priors.compact import CompactUNet
+from blinddeblur.training.data import find_photos, read_pixels
 from blinddeblur.training.denoising import SIGMA_RANGE, DenoisingLoss, draw_noise, draw_sigmas
-from blinddeblur.training.loop import Status, fastest_precision, read_checkpoint, train
+from blinddeblur.training.loop import TrainingStatus, fastest_precision, read_checkpoint, train
 from blinddeblur.training.muon import Muon, optimisers, orthogonalise
-from blinddeblur.training.photo_crops import Group, PhotoCrops, find_photos, read_pixels
+from blinddeblur.training.photo_crops import Group, PhotoCrops
 
 
 def discs(seed: int) -> Iterator[Tensor]:
@@ -66,7 +67,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
 def test_a_run_goes_on(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.pt"
     run(checkpoint, steps=10, about={"kind": "discs"})
-    reports: list[Status] = []
+    reports: list[TrainingStatus] = []
     average = run(checkpoint, steps=15, report=reports.append, about={"kind": "discs"})
     assert (reports[-1].step, reports[-1].examples) == (15, 120)
     content = read_checkpoint(checkpoint)
@@ -87,16 +88,24 @@ def test_minutes_count_earlier_runs(tmp_path: Path) -> None:
     assert read_checkpoint(checkpoint)["seconds"] == pytest.approx(spent + 0.2, abs=0.3)
 
 
-def test_the_learning_rate_rises_and_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blinddeblur.training.loop.WARM_UP", 5)
-    monkeypatch.setattr("blinddeblur.training.loop.REPORT_EVERY", 0.0)
-    reports: list[Status] = []
-    run(tmp_path / "checkpoint.pt", steps=20, learning_rate=1.0e-3, report=reports.append)
-    rates = [status.learning_rate for status in reports]
-    assert rates[:5] == pytest.approx([0.2e-3, 0.4e-3, 0.6e-3, 0.8e-3, 1e-3])
-    assert rates[10] == pytest.approx(1e-3)
-    assert rates[15] == pytest.approx(0.5e-3)
-    assert rates[19] == pytest.approx(0.1e-3)
+def learning_rates(checkpoint: Path, steps: int, warm_up: int) -> list[float]:
+    """Those of a training, as shares of the largest."""
+    reports: list[TrainingStatus] = []
+    options: dict[str, Any] = {"steps": steps, "warm_up": warm_up, "report_every": 0.0, "learning_rate": 1e-3}
+    run(checkpoint, report=reports.append, **options)
+    return [1e3 * status.learning_rate for status in reports[:steps]]
+
+
+def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
+    rates = learning_rates(tmp_path / "checkpoint.pt", steps=60, warm_up=5)
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
+    assert rates[30] == pytest.approx(1)
+    assert rates[45] == pytest.approx(0.5)
+    assert rates[59] == pytest.approx(1 / 30)
+
+
+def test_a_short_training_does_not_rise_for_long(tmp_path: Path) -> None:
+    assert learning_rates(tmp_path / "checkpoint.pt", steps=20, warm_up=200)[:3] == pytest.approx([0.005, 0.5, 1])
 
 
 def test_batches_of_several_parts_and_a_loss_of_ones_own(tmp_path: Path) -> None:
@@ -109,14 +118,14 @@ def test_batches_of_several_parts_and_a_loss_of_ones_own(tmp_path: Path) -> None
     rng = torch.Generator().manual_seed(0)
     inputs = (torch.randn(32, 3, generator=rng) for _ in itertools.count())
     pairs = ((x, x.sum(dim=1, keepdim=True)) for x in inputs)
-    reports: list[Status] = []
+    reports: list[TrainingStatus] = []
     train(network, pairs, loss, tmp_path / "c.pt", steps=300, learning_rate=0.05, report=reports.append)
     assert reports[-1].loss < 0.01
     assert reports[-1].examples == 300 * 32
 
 
 def test_saved_gets_the_average(tmp_path: Path) -> None:
-    calls: list[tuple[nn.Module, Status]] = []
+    calls: list[tuple[nn.Module, TrainingStatus]] = []
     average = run(tmp_path / "c.pt", steps=6, save_every=0.0, saved=lambda *call: calls.append(call))
     assert [status.step for _, status in calls] == [1, 2, 3, 4, 5, 6, 6]
     assert calls[-1][0] is average
@@ -204,9 +213,9 @@ def test_where_compiling_fails_training_goes_on(tmp_path: Path, monkeypatch: pyt
 def test_a_compiled_network_shares_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # traced, not translated
     warnings: list[str] = []
-    average = run(tmp_path / "a.pt", steps=5, compiled=True, warn=warnings.append)
+    average = run(tmp_path / "a.pt", steps=5, learning_rate=1e-5, compiled=True, warn=warnings.append)
     assert not warnings
-    plain = run(tmp_path / "b.pt", steps=5)
+    plain = run(tmp_path / "b.pt", steps=5, learning_rate=1e-5)
     assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(average.parameters(), plain.parameters(), strict=True))
     assert read_checkpoint(tmp_path / "a.pt")["network"].keys() == plain.state_dict().keys()
 
@@ -226,7 +235,7 @@ def test_half_precision_keeps_master_weights(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu(tmp_path: Path) -> None:
-    reports: list[Status] = []
+    reports: list[TrainingStatus] = []
     options: dict[str, Any] = {"precision": torch.bfloat16, "compiled": True, "learning_rate": 5e-3}
     network = tiny().to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
     warnings: list[str] = []
@@ -297,11 +306,10 @@ def test_the_loss_is_of_order_one_before_training() -> None:
     assert 0.7 < loss.item() < 1.3
 
 
-def test_every_noise_level_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    loss, generator = DenoisingLoss(), torch.Generator().manual_seed(0)
+def test_every_noise_level_counts_the_same() -> None:
     # An error a hundred times as large at one of two levels brings no more than the other.
     alternating = torch.tensor([0.01, 1.0]).repeat(8)
-    monkeypatch.setattr("blinddeblur.training.denoising.draw_sigmas", lambda number, generator: alternating[:number])
+    loss, generator = DenoisingLoss(lambda number, generator: alternating), torch.Generator().manual_seed(0)
     clean = torch.full((16, 1, 8, 8), 0.5)
 
     class Wrong(torch.nn.Module):
@@ -334,6 +342,10 @@ def photos(folder: Path, number: int, side: int = 64) -> list[Path]:
     return paths
 
 
+def crops_of(groups: list[Group], *arguments: Any, **options: Any) -> PhotoCrops:
+    return PhotoCrops(groups, read_pixels, *arguments, **options)
+
+
 def levels(crops: Tensor) -> set[int]:
     return {round(255 * float(crop.mean())) for crop in crops}
 
@@ -343,12 +355,12 @@ def test_crops_of_photos(tmp_path: Path) -> None:
     photos(tmp_path / "calm", 1)
     (tmp_path / "busy").mkdir()
     cv2.imwrite(str(tmp_path / "busy" / "photo.png"), rng.integers(0, 256, (90, 120, 3), np.uint8))
-    crops, unreadable = next(iter(PhotoCrops(find_photos(tmp_path, {"calm": 1.0}), 32, 4, (0,), grey=0.0)))
+    crops, unreadable = next(iter(crops_of(find_photos(tmp_path, {"calm": 1.0}), 32, 4, (0,), grey=0.0)))
     assert crops.shape == (4, 3, 32, 32)
     assert crops.dtype == torch.float32
     assert levels(crops) == {10}
     assert unreadable == []
-    crops, _ = next(iter(PhotoCrops(find_photos(tmp_path), 32, 60, (0,), grey=1.0)))
+    crops, _ = next(iter(crops_of(find_photos(tmp_path), 32, 60, (0,), grey=1.0)))
     assert torch.equal(crops[:, 0], crops[:, 2])
     assert (crops.std(dim=(1, 2, 3)) > 0.05).sum() > 36  # of two candidates the one with texture is kept
 
@@ -356,7 +368,7 @@ def test_crops_of_photos(tmp_path: Path) -> None:
 def test_crops_are_reproducible(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8))
     first, again, other = (
-        next(iter(PhotoCrops(find_photos(tmp_path), 16, 4, seed)))[0] for seed in ((3, 0), (3, 0), (3, 8))
+        next(iter(crops_of(find_photos(tmp_path), 16, 4, seed)))[0] for seed in ((3, 0), (3, 0), (3, 8))
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -368,7 +380,7 @@ def test_shares(tmp_path: Path) -> None:
     one.mkdir()
     cv2.imwrite(str(one / "one.png"), np.full((64, 64, 3), 255, np.uint8))
     photos(tmp_path / "none", 3)
-    crops, _ = next(iter(PhotoCrops(find_photos(tmp_path, {"many": 1, "one": 3}), 16, 400, (0,))))
+    crops, _ = next(iter(crops_of(find_photos(tmp_path, {"many": 1, "one": 3}), 16, 400, (0,))))
     white = sum(round(255 * float(crop.mean())) == 255 for crop in crops)
     assert white == pytest.approx(300, abs=40)
     with pytest.raises(UsageError, match="no photo in"):
@@ -378,7 +390,7 @@ def test_shares(tmp_path: Path) -> None:
 def test_more_photos_than_memory_take_turns(tmp_path: Path) -> None:
     paths = photos(tmp_path, 20)
     held = 4
-    batches = iter(PhotoCrops([Group(1.0, paths)], 16, 32, (0,), memory=held * 64 * 64 * 3))
+    batches = iter(crops_of([Group(1.0, paths)], 16, 32, (0,), memory=held * 64 * 64 * 3))
     seen: set[int] = set()
     for crops, _ in itertools.islice(batches, 20):
         assert len(levels(crops)) <= held
@@ -387,7 +399,7 @@ def test_more_photos_than_memory_take_turns(tmp_path: Path) -> None:
 
 
 def test_a_photo_larger_than_the_memory_is_still_used(tmp_path: Path) -> None:
-    batches = iter(PhotoCrops([Group(1.0, photos(tmp_path, 3))], 16, 32, (0,), memory=1))
+    batches = iter(crops_of([Group(1.0, photos(tmp_path, 3))], 16, 32, (0,), memory=1))
     seen: set[int] = set()
     for crops, _ in itertools.islice(batches, 6):
         assert len(levels(crops)) == 1
@@ -400,7 +412,7 @@ def test_unreadable_photos_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"broken")
     (tmp_path / "empty.png").write_bytes(b"")
     cv2.imwrite(str(tmp_path / "small.png"), np.zeros((8, 8, 3), np.uint8))
-    batches = iter(PhotoCrops(find_photos(tmp_path), 16, 64, (0,)))
+    batches = iter(crops_of(find_photos(tmp_path), 16, 64, (0,)))
     crops, unreadable = next(batches)
     assert levels(crops) == {10, 20}
     assert {Path(problem.split(": ")[0]).name for problem in unreadable} == {"broken.jpg", "empty.png", "small.png"}
@@ -413,7 +425,7 @@ def test_folders_nothing_can_be_learned_from(tmp_path: Path) -> None:
     with pytest.raises(PhotoError, match="is no folder"):
         find_photos(tmp_path / "absent")
     (tmp_path / "broken.jpg").write_bytes(b"broken")
-    assert list(PhotoCrops(find_photos(tmp_path), 16, 4, (0,))) == []
+    assert list(crops_of(find_photos(tmp_path), 16, 4, (0,))) == []
 
 
 def test_pixels(tmp_path: Path) -> None:

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from pytest_httpserver import HTTPServer
 from safetensors.torch import load_file, save_file
 from werkzeug import Request, Response
 
 from blinddeblur.errors import DownloadError, OutputError, UsageError, WeightsError
-from blinddeblur.weights import store as weights
-from blinddeblur.weights.store import Entry, State
+from blinddeblur.weights.cache import State, cache_folder, checksum, load_state, locate, place, status
+from blinddeblur.weights.download import TIMEOUT, by_hand, download
+from blinddeblur.weights.manifest import Entry, find, manifest, read_manifest
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -132,7 +134,7 @@ def files(cache: Path) -> set[str]:
 
 
 def test_shipped_manifest_lists_every_prior() -> None:
-    entries = weights.manifest()
+    entries = manifest()
     kinds = {
         "photo": "image",
         "kernel": "kernel",
@@ -152,7 +154,7 @@ def test_shipped_manifest_lists_every_prior() -> None:
 
 
 def test_shipped_manifest_says_what_is_unpublished() -> None:
-    entries = weights.manifest()
+    entries = manifest()
     assert {name for name, entry in entries.items() if entry.sha256 is None} == {
         "ffhq-256",
         "blinddps-kernel",
@@ -164,12 +166,9 @@ def test_shipped_manifest_says_what_is_unpublished() -> None:
     }
 
 
-@pytest.mark.skipif(
-    not (Path(weights.__file__).parent / "shipped").exists(), reason="the bundled weights are not built yet"
-)
 def test_bundled_files_are_as_listed() -> None:
-    bundled = [entry for entry in weights.manifest().values() if entry.bundled]
-    assert [weights.verify(entry).state for entry in bundled] == [State.BUNDLED] * 3
+    bundled = [entry for entry in manifest().values() if entry.bundled]
+    assert [status(entry, hashed=True).state for entry in bundled] == [State.BUNDLED] * 3
     assert sum(entry.size or 0 for entry in bundled) < 40e6
 
 
@@ -191,7 +190,7 @@ bundled = false
 def test_manifest_is_read(tmp_path: Path) -> None:
     path = tmp_path / "weights.toml"
     path.write_text(MANIFEST)
-    assert weights.read_manifest(path) == {
+    assert read_manifest(path) == {
         "tiny": Entry(
             name="tiny",
             kind="image",
@@ -231,29 +230,30 @@ def test_malformed_manifest(tmp_path: Path, line: str, instead: str, complaint: 
     path = tmp_path / "weights.toml"
     path.write_text(MANIFEST.replace(line, instead))
     with pytest.raises(WeightsError, match=complaint):
-        weights.read_manifest(path)
+        read_manifest(path)
 
 
 def test_bundled_entry_needs_a_checksum(tmp_path: Path) -> None:
     path = tmp_path / "weights.toml"
     path.write_text(MANIFEST.replace("size = 7\n", "").replace("bundled = false", "bundled = true"))
     with pytest.raises(WeightsError, match="a bundled file needs size and sha256"):
-        weights.read_manifest(path)
+        read_manifest(path)
 
 
 def test_missing_manifest(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="Reinstall"):
-        weights.read_manifest(tmp_path / "weights.toml")
+        read_manifest(tmp_path / "weights.toml")
 
 
 def test_find() -> None:
-    assert weights.find("ffhq-256").file == "ffhq_10m.pt"
+    assert find("ffhq-256").file == "ffhq_10m.pt"
     with pytest.raises(UsageError, match=r"no weights named ffhq.*photo, kernel, photo-kernel, ffhq-256"):
-        weights.find("ffhq")
+        find("ffhq")
 
 
 def test_import_does_not_load_torch() -> None:
-    program = "import sys, blinddeblur.weights as w; w.manifest(); sys.exit('torch' in sys.modules)"
+    code = "from blinddeblur.weights import download, manifest; manifest.manifest(); import sys; "
+    program = code + "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -261,64 +261,61 @@ def test_import_does_not_load_torch() -> None:
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    assert weights.cache_folder() == cache
+    assert cache_folder() == cache
     monkeypatch.setenv("BLINDDEBLUR_CACHE", "~/elsewhere")
-    assert weights.cache_folder() == Path.home() / "elsewhere"
+    assert cache_folder() == Path.home() / "elsewhere"
     monkeypatch.delenv("BLINDDEBLUR_CACHE")
-    assert "blinddeblur" in weights.cache_folder().parts
+    assert "blinddeblur" in cache_folder().parts
 
 
 def test_missing_weights_name_the_command(entry: Entry) -> None:
-    assert weights.status(entry).state is State.MISSING
+    assert status(entry).state is State.MISSING
     with pytest.raises(WeightsError, match="`blinddeblur download-weights tiny`"):
-        weights.load_state(entry)
+        load_state(entry)
 
 
-def test_bundled_weights(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "priors" / "weights"
-    folder.mkdir(parents=True)
-    path = folder / "tiny.safetensors"
+def test_bundled_weights(entry: Entry, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.safetensors"
     save_file({"weight": torch.ones(2, dtype=torch.float16)}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    bundled = replace(entry, bundled=True, file=path.name, size=path.stat().st_size, sha256=digest, addresses=())
-    monkeypatch.setattr(weights, "_PACKAGE", tmp_path)
+    bundled = replace(entry, bundled=True, file=path.name, size=path.stat().st_size, sha256=digest, home=tmp_path)
 
-    assert weights.verify(bundled).state is State.BUNDLED
-    assert weights.download(bundled) == path
-    state = weights.load_state(bundled)
+    assert status(bundled, hashed=True).state is State.BUNDLED
+    assert download(bundled) == path
+    state = load_state(bundled)
     assert state["weight"].dtype == torch.float32
     with pytest.raises(UsageError, match="come with blinddeblur"):
-        weights.place(bundled, path)
+        place(bundled, path)
 
     path.write_bytes(path.read_bytes()[:-1] + b"x")  # same size, so that only the checksum can tell
     with pytest.raises(WeightsError, match=r"sha256.*Reinstall"):
-        weights.load_state(bundled)
+        load_state(bundled)
 
 
 def test_damaged_weights_are_found_and_replaced(httpserver: HTTPServer, entry: Entry, content: bytes) -> None:
     serve(httpserver, content)
-    path = weights.download(entry)
+    path = download(entry)
     good = path.read_bytes()
 
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    assert weights.verify(entry).state is State.DAMAGED
-    weights.download(entry)
+    assert status(entry, hashed=True).state is State.DAMAGED
+    download(entry)
     assert path.read_bytes() == good
 
     path.write_bytes(good[:-1])
     with pytest.raises(WeightsError, match=r"damaged.*`blinddeblur download-weights tiny`"):
-        weights.locate(entry)
+        locate(entry)
 
-    weights.download(entry)
+    download(entry)
     assert path.read_bytes() == good
 
 
 def test_damaged_header_is_no_traceback(httpserver: HTTPServer, entry: Entry, content: bytes) -> None:
     serve(httpserver, content)
-    path = weights.download(entry)
+    path = download(entry)
     path.write_bytes(b"\xff" * path.stat().st_size)  # the size is right, and locate looks at no more
     with pytest.raises(WeightsError, match="damaged"):
-        weights.load_state(entry)
+        load_state(entry)
 
 
 @pytest.mark.parametrize("record", [None, "{", "[]", '{"size": 1}'])
@@ -326,17 +323,17 @@ def test_weights_without_a_record_are_damaged(
     httpserver: HTTPServer, entry: Entry, content: bytes, cache: Path, record: str | None
 ) -> None:
     serve(httpserver, content)
-    weights.download(entry)
+    download(entry)
     (cache / "tiny.json").unlink()
     if record:
         (cache / "tiny.json").write_text(record)
-    assert weights.status(entry).state is State.DAMAGED
+    assert status(entry).state is State.DAMAGED
 
 
 def test_weights_of_an_older_listing_are_damaged(httpserver: HTTPServer, entry: Entry, content: bytes) -> None:
     serve(httpserver, content)
-    weights.download(entry)
-    assert weights.status(replace(entry, sha256=DIGEST)).state is State.DAMAGED
+    download(entry)
+    assert status(replace(entry, sha256=DIGEST)).state is State.DAMAGED
 
 
 # Downloads that succeed
@@ -347,34 +344,34 @@ def test_download(
 ) -> None:
     ranges = serve(httpserver, content)
     progress: list[tuple[int, int | None]] = []
-    path = weights.download(entry, progress=lambda done, total: progress.append((done, total)))
+    path = download(entry, progress=lambda done, total: progress.append((done, total)))
 
     assert path == cache / "tiny.safetensors"
     assert files(cache) == {"tiny.safetensors", "tiny.json", "tiny.lock"}
-    assert weights.verify(entry).state is State.PRESENT
-    state = weights.load_state(entry)
+    assert status(entry, hashed=True).state is State.PRESENT
+    state = load_state(entry)
     assert state.keys() == tensors.keys()
     assert all(torch.equal(state[name], tensors[name]) for name in tensors)
     assert progress[0] == (0, len(content))
     assert progress[-1] == (len(content), len(content))
     assert len(progress) > 3
 
-    assert weights.download(entry) == path
+    assert download(entry) == path
     assert ranges == [None]  # the second call asked nobody
 
 
 def test_redirect(httpserver: HTTPServer, entry: Entry, content: bytes) -> None:
     httpserver.expect_request("/tiny.pt").respond_with_data(status=302, headers={"Location": "/elsewhere"})
     serve(httpserver, content, "/elsewhere")
-    weights.download(entry)
-    assert weights.verify(entry).state is State.PRESENT
+    download(entry)
+    assert status(entry, hashed=True).state is State.PRESENT
 
 
 def test_resume(httpserver: HTTPServer, entry: Entry, content: bytes, cache: Path) -> None:
     leave_part(cache, content[:100_000])
     ranges = serve(httpserver, content)
     progress: list[tuple[int, int | None]] = []
-    weights.download(entry, progress=lambda done, total: progress.append((done, total)))
+    download(entry, progress=lambda done, total: progress.append((done, total)))
     assert ranges == ["bytes=100000-"]
     assert progress[0] == (100_000, len(content))
     assert progress[-1] == (len(content), len(content))
@@ -383,8 +380,8 @@ def test_resume(httpserver: HTTPServer, entry: Entry, content: bytes, cache: Pat
 def test_server_without_range(httpserver: HTTPServer, entry: Entry, content: bytes, cache: Path) -> None:
     leave_part(cache, content[:100_000])
     httpserver.expect_request("/tiny.pt").respond_with_data(content, content_type="application/octet-stream")
-    weights.download(entry)
-    assert weights.verify(entry).state is State.PRESENT
+    download(entry)
+    assert status(entry, hashed=True).state is State.PRESENT
 
 
 def test_server_that_sends_another_range(httpserver: HTTPServer, entry: Entry, content: bytes, cache: Path) -> None:
@@ -397,21 +394,21 @@ def test_server_that_sends_another_range(httpserver: HTTPServer, entry: Entry, c
         return Response(content, 206, headers, content_type="application/octet-stream")
 
     httpserver.expect_request("/tiny.pt").respond_with_handler(answer)
-    weights.download(entry)
-    assert weights.verify(entry).state is State.PRESENT
+    download(entry)
+    assert status(entry, hashed=True).state is State.PRESENT
 
 
 def test_part_that_is_complete(httpserver: HTTPServer, entry: Entry, content: bytes, cache: Path) -> None:
     leave_part(cache, content)
     ranges = serve(httpserver, content)
-    weights.download(entry)
+    download(entry)
     assert ranges == [f"bytes={len(content)}-"]
 
 
 def test_part_that_is_too_long(httpserver: HTTPServer, entry: Entry, content: bytes, cache: Path) -> None:
     leave_part(cache, content + b"more")
     ranges = serve(httpserver, content)
-    weights.download(entry)
+    download(entry)
     assert ranges == [f"bytes={len(content) + 4}-", None]
 
 
@@ -420,16 +417,16 @@ def test_part_is_resumed_only_if_it_is_of_the_same_version(
 ) -> None:
     leave_part(cache, b"old" * 1000, validator='"old"')
     serve(httpserver, content, ETag='"new"')
-    weights.download(unlisted(entry), trust=True)
-    assert weights.checksum(unlisted(entry)) == entry.sha256
+    download(unlisted(entry), trust=True)
+    assert checksum(unlisted(entry)) == entry.sha256
 
 
 def test_part_of_the_same_version_is_resumed(httpserver: HTTPServer, entry: Entry, content: bytes, cache: Path) -> None:
     leave_part(cache, content[:1000], validator='"same"')
     ranges = serve(httpserver, content, ETag='"same"')
-    weights.download(unlisted(entry), trust=True)
+    download(unlisted(entry), trust=True)
     assert ranges == ["bytes=1000-"]
-    assert weights.checksum(unlisted(entry)) == entry.sha256
+    assert checksum(unlisted(entry)) == entry.sha256
     assert files(cache) == {"tiny.safetensors", "tiny.json", "tiny.lock"}
 
 
@@ -438,7 +435,7 @@ def test_part_that_nothing_vouches_for_is_not_resumed(
 ) -> None:
     leave_part(cache, content[:1000])
     ranges = serve(httpserver, content)
-    weights.download(unlisted(entry), trust=True)
+    download(unlisted(entry), trust=True)
     assert ranges == [None]
 
 
@@ -451,15 +448,15 @@ def test_server_that_likes_to_compress(httpserver: HTTPServer, entry: Entry, con
         return Response(gzip.compress(content), headers={"Content-Encoding": "gzip"}, content_type="application/x-any")
 
     httpserver.expect_request("/tiny.pt").respond_with_handler(answer)
-    weights.download(entry)
-    assert weights.verify(entry).state is State.PRESENT
+    download(entry)
+    assert status(entry, hashed=True).state is State.PRESENT
 
 
 def test_next_address_when_one_fails(httpserver: HTTPServer, entry: Entry, content: bytes) -> None:
     httpserver.expect_request("/tiny.pt").respond_with_data(status=404)
     serve(httpserver, content, "/mirror")
-    weights.download(replace(entry, addresses=(*entry.addresses, httpserver.url_for("/mirror"))))
-    assert weights.verify(entry).state is State.PRESENT
+    download(replace(entry, addresses=(*entry.addresses, httpserver.url_for("/mirror"))))
+    assert status(entry, hashed=True).state is State.PRESENT
 
 
 def test_proxy_of_the_environment(
@@ -467,28 +464,28 @@ def test_proxy_of_the_environment(
 ) -> None:
     serve(httpserver, content)
     monkeypatch.setenv("http_proxy", httpserver.url_for(""))
-    weights.download(replace(entry, addresses=("http://nowhere.invalid/tiny.pt",)))
-    assert weights.verify(entry).state is State.PRESENT
+    download(replace(entry, addresses=("http://nowhere.invalid/tiny.pt",)))
+    assert status(entry, hashed=True).state is State.PRESENT
 
 
 # Downloads that fail
 
 
-def fails(entry: Entry, *complaints: str) -> str:
+def fails(entry: Entry, *complaints: str, timeout: tuple[float, float] = TIMEOUT) -> str:
     """The message of a download that fails: it holds the complaints, and how to place the file by hand."""
     with pytest.raises(DownloadError) as caught:
-        weights.download(entry)
+        download(entry, timeout=timeout)
     message = str(caught.value)
     expected = (
         *complaints,
         *entry.addresses,
         entry.sha256 or "",
         "--from-file PATH",
-        str(weights.cache_folder() / entry.file),
+        str(cache_folder() / entry.file),
     )
     for text in expected:
         assert text in message
-    assert weights.status(entry).state is State.MISSING
+    assert status(entry).state is State.MISSING
     return message
 
 
@@ -533,15 +530,15 @@ def test_cut_connection_is_resumed(httpserver: HTTPServer, entry: Entry, content
     assert f"{kept} bytes" in message
 
     ranges = serve(httpserver, content)
-    weights.download(entry)
+    download(entry)
     assert ranges == [f"bytes={kept}-"]
-    assert weights.verify(entry).state is State.PRESENT
+    assert status(entry, hashed=True).state is State.PRESENT
 
 
 def test_cut_connection_is_not_resumed_unproved(entry: Entry, content: bytes) -> None:
     """Without a checksum or an ETag nobody could tell whether both halves are of the same file."""
     with cutting_server(content[:300_000], len(content)) as address, pytest.raises(DownloadError) as caught:
-        weights.download(unlisted(replace(entry, addresses=(address,))), trust=True)
+        download(unlisted(replace(entry, addresses=(address,))), trust=True)
     assert "The connection was cut" in str(caught.value)
     assert "resumes" not in str(caught.value)
 
@@ -555,11 +552,10 @@ def test_refusing_proxy(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     fails(replace(entry, addresses=("http://nowhere.invalid/tiny.pt",)), "The proxy cannot be reached")
 
 
-def test_silent_server(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_TIMEOUT", (5, 0.1))
+def test_silent_server(entry: Entry) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/tiny.pt"
-        fails(replace(entry, addresses=(address,)), "did not answer in time")
+        fails(replace(entry, addresses=(address,)), "did not answer in time", timeout=(5, 0.1))
 
 
 def test_every_address_is_named(httpserver: HTTPServer, entry: Entry) -> None:
@@ -575,21 +571,18 @@ def test_folder_only(entry: Entry, listed: bool) -> None:
 
 
 def test_second_process(httpserver: HTTPServer, entry: Entry, content: bytes, cache: Path) -> None:
-    fcntl = pytest.importorskip("fcntl")
     serve(httpserver, content)
     cache.mkdir()
-    with (cache / "tiny.lock").open("ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(DownloadError, match="Another process"):
-            weights.download(entry)
-    weights.download(entry)  # a lock file that is left over locks nobody out
-    assert weights.verify(entry).state is State.PRESENT
+    with FileLock(cache / "tiny.lock"), pytest.raises(DownloadError, match="Another process"):
+        download(entry)
+    download(entry)  # a lock file that is left over locks nobody out
+    assert status(entry, hashed=True).state is State.PRESENT
 
 
 def test_cache_that_cannot_be_made(entry: Entry, cache: Path) -> None:
     cache.write_text("a file where the folder should be")
     with pytest.raises(OutputError, match="BLINDDEBLUR_CACHE"):
-        weights.download(entry)
+        download(entry)
 
 
 @contextmanager
@@ -607,8 +600,8 @@ def files_limited_to(size: int) -> Iterator[None]:
 def test_no_room_for_the_download(httpserver: HTTPServer, entry: Entry, content: bytes, cache: Path) -> None:
     ranges = serve(httpserver, content)
     with files_limited_to(200_000), pytest.raises(OutputError, match=f"{re.escape(str(cache))}.*File too large"):
-        weights.download(entry)
-    weights.download(entry)
+        download(entry)
+    download(entry)
     assert ranges == [None, "bytes=200000-"]
 
 
@@ -616,10 +609,10 @@ def test_no_room_for_the_conversion(entry: Entry, content: bytes, cache: Path) -
     cache.mkdir()
     (cache / "tiny.pt").write_bytes(content)
     with files_limited_to(200_000), pytest.raises(OutputError, match="File too large"):
-        weights.download(entry)
+        download(entry)
     assert files(cache) == {"tiny.pt", "tiny.lock"}  # what was downloaded is not lost
-    weights.download(entry)
-    assert weights.verify(entry).state is State.PRESENT
+    download(entry)
+    assert status(entry, hashed=True).state is State.PRESENT
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -628,7 +621,7 @@ def test_no_room_for_the_record(entry: Entry, content: bytes, cache: Path) -> No
     (cache / "tiny.pt").write_bytes(content)
     (cache / "tiny.json.tmp").symlink_to("/dev/full")
     with pytest.raises(OutputError, match="No space left"):
-        weights.download(entry)
+        download(entry)
     assert files(cache) == {"tiny.pt", "tiny.lock", "tiny.json.tmp"}
 
 
@@ -640,28 +633,28 @@ def test_unpublished_checksum_needs_trust_once(
 ) -> None:
     serve(httpserver, content)
     entry = unlisted(entry)
-    assert "no published checksum" in weights.by_hand(entry)
-    assert "--from-file PATH --trust`" in weights.by_hand(entry)
+    assert "no published checksum" in by_hand(entry)
+    assert "--from-file PATH --trust`" in by_hand(entry)
     with pytest.raises(UsageError, match="--trust"):
-        weights.download(entry)
+        download(entry)
     with pytest.raises(UsageError, match="--trust"):
-        weights.place(entry, cache)
+        place(entry, cache)
     assert not httpserver.log
 
-    weights.download(entry, trust=True)
-    assert weights.checksum(entry) == hashlib.sha256(content).hexdigest()
-    assert f"sha256 {weights.checksum(entry)}" in weights.by_hand(entry)
-    assert "--trust" not in weights.by_hand(entry)
+    download(entry, trust=True)
+    assert checksum(entry) == hashlib.sha256(content).hexdigest()
+    assert f"sha256 {checksum(entry)}" in by_hand(entry)
+    assert "--trust" not in by_hand(entry)
     (cache / "tiny.safetensors").unlink()
-    weights.download(entry)
-    assert weights.verify(entry).state is State.PRESENT
+    download(entry)
+    assert status(entry, hashed=True).state is State.PRESENT
 
 
 def test_pinned_file_must_not_change(httpserver: HTTPServer, entry: Entry, content: bytes, cache: Path) -> None:
     entry = unlisted(entry)
     cache.mkdir()
     (cache / "tiny.pt").write_bytes(content)
-    weights.download(entry, trust=True)
+    download(entry, trust=True)
     (cache / "tiny.safetensors").unlink()
     serve(httpserver, content + b"changed")
     fails(entry, f"expected {hashlib.sha256(content).hexdigest()}", f"recorded in {cache / 'tiny.json'}")
@@ -670,7 +663,7 @@ def test_pinned_file_must_not_change(httpserver: HTTPServer, entry: Entry, conte
 def test_file_saved_at_the_target_path(httpserver: HTTPServer, entry: Entry, content: bytes, cache: Path) -> None:
     cache.mkdir()
     (cache / "tiny.pt").write_bytes(content)
-    weights.download(entry)
+    download(entry)
     assert files(cache) == {"tiny.safetensors", "tiny.json", "tiny.lock"}
     assert not httpserver.log
 
@@ -679,30 +672,30 @@ def test_wrong_file_at_the_target_path(entry: Entry, content: bytes, cache: Path
     cache.mkdir()
     (cache / "tiny.pt").write_bytes(content[:-1])
     with pytest.raises(WeightsError, match=f"it has {len(content) - 1} bytes, expected {len(content)}"):
-        weights.download(entry)
+        download(entry)
     assert (cache / "tiny.pt").exists()  # a person's file is the person's to remove
 
 
 def test_place(entry: Entry, content: bytes, cache: Path, tmp_path: Path) -> None:
     source = tmp_path / "fetched.pt"
     source.write_bytes(content)
-    assert weights.place(entry, source) == cache / "tiny.safetensors"
+    assert place(entry, source) == cache / "tiny.safetensors"
     assert source.read_bytes() == content
     assert load_file(cache / "tiny.safetensors").keys() == {"head.weight", "head.bias"}
-    assert weights.verify(entry).state is State.PRESENT
+    assert status(entry, hashed=True).state is State.PRESENT
 
 
 def test_place_wrong_file(entry: Entry, content: bytes, tmp_path: Path) -> None:
     source = tmp_path / "fetched.pt"
     source.write_bytes(content[:-1] + b"x")
     with pytest.raises(WeightsError, match=r"fetched\.pt is not the file listed as tiny"):
-        weights.place(entry, source)
-    assert weights.status(entry).state is State.MISSING
+        place(entry, source)
+    assert status(entry).state is State.MISSING
 
 
 def test_place_missing_file(entry: Entry, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
-        weights.place(entry, tmp_path / "nothing.pt")
+        place(entry, tmp_path / "nothing.pt")
 
 
 # Conversion
@@ -711,8 +704,8 @@ def test_place_missing_file(entry: Entry, tmp_path: Path) -> None:
 def place_checkpoint(entry: Entry, checkpoint: object, tmp_path: Path) -> dict[str, torch.Tensor]:
     source = tmp_path / "checkpoint.pt"
     torch.save(checkpoint, source)
-    weights.place(unlisted(entry), source, trust=True)
-    return weights.load_state(unlisted(entry))
+    place(unlisted(entry), source, trust=True)
+    return load_state(unlisted(entry))
 
 
 def test_nested_and_shared_tensors(entry: Entry, tmp_path: Path) -> None:
@@ -759,4 +752,4 @@ def test_file_that_is_no_checkpoint(entry: Entry, tmp_path: Path) -> None:
     source = tmp_path / "checkpoint.pt"
     source.write_bytes(b"not a checkpoint at all")
     with pytest.raises(WeightsError, match="is no checkpoint of tiny"):
-        weights.place(unlisted(entry), source, trust=True)
+        place(unlisted(entry), source, trust=True)
