@@ -5,8 +5,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scenes import streak
 
 # Two OpenMP teams on one pair of cores wait for each other: tests are small and one thread is fastest.
 torch.set_num_threads(1)
@@ -35,3 +37,17 @@ def in_float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is run here says what it says in lines of a known width."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def known_kernel(in_a_folder_of_its_own: None) -> None:
+    """The file k.npy, a kernel: with it there is no estimate, so that a photo takes a moment."""
+    np.save("k.npy", streak(5, 3))

@@ -11,14 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from commandline import run
 from PIL import Image
 from scenes import blurred, decoded, sharp, streak
 from syrupy.assertion import SnapshotAssertion
-from typer.testing import CliRunner, Result
 
 import blinddeblur
 from blinddeblur import __version__
-from blinddeblur.cli import app
 from blinddeblur.files import decoding, encoding, kernel_files
 from blinddeblur.files.photo import Photo
 from blinddeblur.weights.manifest import find, manifest
@@ -27,15 +26,7 @@ QUICK = ["--steps", "2", "--kernel-size", "9", "--device", "cpu"]
 KNOWN = ["--kernel", "k.npy", "--device", "cpu"]  # no estimate, so that a photo takes a moment
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 def make(path: Path, channels: int = 3, depth: int = 8, alpha: bool = False, side: int = 48) -> Path:
@@ -56,7 +47,8 @@ def files(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", [[], ["restore"], ["turbulence"], ["sample"], ["download-weights"]])
-def test_help(command: list[str], snapshot: SnapshotAssertion) -> None:
+def test_help(command: list[str], snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert result.output == snapshot

@@ -23,7 +23,7 @@ from blinddeblur.engine.pixels import Pixels
 from blinddeblur.engine.result import Result
 from blinddeblur.engine.tiled import TiledRestoration, denoiser
 from blinddeblur.estimation import search, varying
-from blinddeblur.estimation.judging import Estimate, residual
+from blinddeblur.estimation.judging import Estimate
 from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.estimation.sharpness import NO_BLUR, is_sharp
 from blinddeblur.physics import kernels
@@ -33,6 +33,7 @@ from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.loading import load_prior
 from blinddeblur.progress import Progress, Step, unheard, unseen
 from blinddeblur.samplers import blinddps, fast, posterior, white_noise
+from blinddeblur.samplers.deblurring import residual
 from blinddeblur.samplers.schedule import Denoiser, Diffusion
 from blinddeblur.settings import LARGEST_PRIOR_KERNEL, Settings
 from blinddeblur.tiles import Tile, grid

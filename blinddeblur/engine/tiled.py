@@ -9,14 +9,13 @@ from torch.nn import functional as F
 
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.errors import UsageError
-from blinddeblur.estimation.judging import residual
 from blinddeblur.physics.convolution import Blur
 from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.prior import Prior
 from blinddeblur.progress import Progress, Step, unheard, unseen
 from blinddeblur.samplers import ddnm, diffpir, dps, restoration
-from blinddeblur.samplers.deblurring import Deblurring
+from blinddeblur.samplers.deblurring import Deblurring, residual
 from blinddeblur.samplers.schedule import Denoiser
 from blinddeblur.settings import Settings
 from blinddeblur.tiles import Tile, Tiling, blend, grid

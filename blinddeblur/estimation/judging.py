@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from blinddeblur.physics.convolution import Blur, gradients, inner
+from blinddeblur.physics.convolution import Blur, gradients
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.samplers.deblurring import Deblurring, model_error
+from blinddeblur.samplers.deblurring import Deblurring, model_error, residual
 from blinddeblur.samplers.restoration import restore
 from blinddeblur.samplers.schedule import Denoiser
 
@@ -77,14 +77,3 @@ def judge(denoise: Denoiser, y: Measurement, kernel: Tensor, sigma: float) -> Es
     constant, by_roughness, by_size = CONFIDENCE
     confidence = 1 / (1 + math.exp(-constant - by_roughness * rougher - by_size * math.log(pixels)))
     return Estimate(kernel, evidence, confidence)
-
-
-def residual(x: Tensor, y: Measurement, blur: Blur) -> float:
-    """Root mean square of what an image (1, C, H, W), blurred again, leaves of the photo.
-
-    Over the part of the frame that the unseen border does not reach; more light than clipped pixels is no fault.
-    """
-    explained = blur.cropped(blur.radius).of(y.light(x))
-    seen = y.map(lambda pixels: inner(pixels, blur.radius, explained))
-    rest = (seen.light(seen.y) - explained) / seen.slope(seen.y)
-    return math.sqrt(float(rest.masked_fill(seen.clipped & (rest < 0), 0).square().mean()))

@@ -25,6 +25,17 @@ def model_error(sigma: float, kernel: tuple[float, float] = TRUE_KERNEL) -> floa
     return math.hypot(kernel[0] * sigma, kernel[1])
 
 
+def residual(x: Tensor, y: Measurement, blur: Blur) -> float:
+    """Root mean square of what an image (1, C, H, W), blurred again, leaves of the photo.
+
+    Over the part of the frame that the unseen border does not reach; more light than clipped pixels is no fault.
+    """
+    explained = blur.cropped(blur.radius).of(y.light(x))
+    seen = y.map(lambda pixels: inner(pixels, blur.radius, explained))
+    rest = (seen.light(seen.y) - explained) / seen.slope(seen.y)
+    return math.sqrt(float(rest.masked_fill(seen.clipped & (rest < 0), 0).square().mean()))
+
+
 class ImagePrior(Predicts, Protocol):
     """What a method that takes gradients through a prior has to know of it; see priors.prior.Prior."""
 

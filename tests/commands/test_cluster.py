@@ -13,7 +13,7 @@ from pathlib import Path
 import distributed
 import pytest
 from pytest_httpserver import HTTPServer
-from test_workers import engine, missing, troubled, where
+from tasks import engine, missing, troubled, where
 
 from blinddeblur.commands import cluster
 from blinddeblur.commands.workers import LOST

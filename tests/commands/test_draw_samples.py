@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
+from commandline import run as command
+from typer.testing import Result
 
-from blinddeblur.cli import app
 from blinddeblur.files import decoding, kernel_files
 from blinddeblur.priors.kolmogorov import CORRELATION_LENGTH, TYPICAL_STRENGTH, KolmogorovTilt
 
@@ -22,15 +22,11 @@ FILES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["sample", *arguments])
+    return command("sample", *arguments)
 
 
 def contents(folder: str = "out") -> dict[str, bytes]:

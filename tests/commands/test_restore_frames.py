@@ -10,11 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from commandline import run, tree
 from photofiles import profile
 from scenes import agreement, blurred, decoded, psnr, streak, turbulent
-from typer.testing import CliRunner, Result
 
-from blinddeblur.cli import app
 from blinddeblur.commands.restore_frames import plan
 from blinddeblur.files import decoding, encoding, kernel_files
 from blinddeblur.files.photo import Photo
@@ -26,16 +25,7 @@ RESULTS = ["kernel.npy", "kernel.png", "restored.png", "tilt.npz", "tilt.png"]
 NUMBER, HEIGHT, WIDTH = 4, 60, 64
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-    np.save("k.npy", streak(5, 3))
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+pytestmark = pytest.mark.usefixtures("known_kernel")
 
 
 def make(folder: str = "in", number: int = NUMBER, channels: int = 1, depth: int = 8, **kind: object) -> Path:
@@ -46,10 +36,6 @@ def make(folder: str = "in", number: int = NUMBER, channels: int = 1, depth: int
         left = (0, 1, 2, 1)[index % 4]
         encoding.write(Photo(y[:, left : left + WIDTH], depth=depth, **kind), Path(folder) / f"{index}.png")
     return Path(folder)
-
-
-def tree(folder: str = ".") -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file() and p.name != "k.npy")
 
 
 def test_results_lie_in_a_folder_beside_the_frames() -> None:

@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commandline import run
 from scenes import blurred, sharp, streak
 from syrupy.assertion import SnapshotAssertion
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from blinddeblur import load_prior
-from blinddeblur.cli import app
 from blinddeblur.errors import UsageError, WeightsError
 from blinddeblur.files import decoding, encoding
 from blinddeblur.files.photo import Photo
@@ -35,11 +35,7 @@ UNTRAINED = ["-o", "untrained", *A_MOMENT, "--learning-rate", "1e-9"]
 WRITTEN = ["checkpoint.pt", "log.csv", "mine.safetensors", "samples.png", "validation.json", "weights.toml"]
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("NO_COLOR", "1")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +51,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_training(trained: Path, tmp_path: Path) -> Path:
     """A copy of it, to be damaged."""
     return Path(shutil.copytree(trained, tmp_path / "mine"))
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def photos(folder: Path, number: int = 4) -> Path:
@@ -122,7 +114,8 @@ def steps(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("command", [[], ["image"], ["kernel"]])
-def test_help(command: list[str], snapshot: SnapshotAssertion) -> None:
+def test_help(command: list[str], snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     result = run("train", *command, "--help")
     assert result.exit_code == 0
     assert result.output == snapshot

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tasks import dying, engine, missing, square, talk, troubled, where, write_slowly
 
 from blinddeblur.commands.restore_photos import engines
 from blinddeblur.commands.workers import LOST, run
@@ -18,63 +19,6 @@ from blinddeblur.errors import EstimationError, PhotoError, WeightsError
 from blinddeblur.settings import Settings
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes where Linux lists them")
-
-
-def engine(name: str) -> str:
-    return name
-
-
-def missing() -> str:
-    raise WeightsError("The weights are missing.")
-
-
-def dying() -> str:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return ""
-
-
-def _kill_me_first(marker: Path) -> str:
-    if not marker.exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return ""
-
-
-def square(name: str, number: int) -> tuple[str, int]:
-    return name, number**2
-
-
-def troubled(name: str, job: tuple[str, Path]) -> str:
-    what, marker = job
-    if what == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "die once":
-        _kill_me_first(marker)
-    if what == "fail":
-        raise PhotoError("The picture is too small.")
-    if what == "bug":
-        raise KeyError(what)
-    return what
-
-
-def where(name: str, job: int) -> int:
-    time.sleep(0.3)
-    return os.getpid()
-
-
-def talk(name: str, job: int) -> None:
-    print("loud")  # noqa: T201
-    os.write(2, b"loud")
-
-
-def write_slowly(folder: Path, seconds: int) -> None:
-    """As photo.write_bytes does: a temporary file that an exception removes."""
-    temporary = folder / f"{os.getpid()}.tmp"
-    try:
-        temporary.touch()
-        time.sleep(seconds)
-    finally:
-        temporary.unlink()
 
 
 MAKERS = [partial(engine, "a"), partial(engine, "b")]
@@ -173,7 +117,7 @@ import sys
 from pathlib import Path
 from functools import partial
 from blinddeblur.commands.workers import run
-from test_workers import write_slowly
+from tasks import write_slowly
 
 if __name__ == "__main__":
     try:

@@ -12,12 +12,13 @@ from blinddeblur import load_prior, random_kernel
 from blinddeblur.errors import EstimationError
 from blinddeblur.estimation import search
 from blinddeblur.estimation.first_kernel import classical_guess
-from blinddeblur.estimation.judging import Estimate, judge, residual
+from blinddeblur.estimation.judging import Estimate, judge
 from blinddeblur.estimation.search import MARGIN, estimate, learned_guesses
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Blur, blur
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.progress import Step
+from blinddeblur.samplers.deblurring import residual
 from blinddeblur.samplers.schedule import Denoiser
 
 SIGMA = 0.005

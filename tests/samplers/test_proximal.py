@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import blinddeblur
-from blinddeblur.estimation.judging import residual
 from blinddeblur.physics.convolution import Blur, blur, gradients
 from blinddeblur.physics.measurement import Measurement, decoded, decoding_slope, encoded
-from blinddeblur.samplers.deblurring import Deblurring
+from blinddeblur.samplers.deblurring import Deblurring, residual
 from blinddeblur.samplers.proximal import INERTIA, image_step, kernel_step
 from blinddeblur.samplers.restoration import restore
 
