@@ -12,7 +12,8 @@ from benchmarks import contenders, results, sets, sheet, tables
 from benchmarks.results import Results, Row
 from benchmarks.running import Bench, pictures_of
 from blinddeblur.errors import UsageError
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding
+from blinddeblur.files.photo import Photo
 from blinddeblur.files.together import write_bytes
 from blinddeblur.tiles import evenly
 
@@ -107,7 +108,7 @@ def _sequences(wanted: Wanted) -> int:
         for rows, shown in turbulence.measured(files, number, frames, strengths, methods, wanted.side, seed, done):
             name = f"{rows[0].photo}-{rows[0].strength:g}-{rows[0].frames}"
             for title, picture in shown.items():
-                photo.write(photo.Photo(picture), pictures / name / f"{title}.png", overwrite=True)
+                encoding.write(Photo(picture), pictures / name / f"{title}.png", overwrite=True)
             book.add(*rows)
     finally:
         page = f"# turbulence\n\n{turbulence.table(list(book.rows.values()))}\n"
@@ -119,7 +120,7 @@ def _sequences(wanted: Wanted) -> int:
     strips = {}
     for folder in _few(folders):
         found = {title: folder / f"{title}.png" for title in titles}
-        strips[folder.name] = {title: photo.read(path).stored for title, path in found.items() if path.exists()}
+        strips[folder.name] = {title: decoding.read(path).stored for title, path in found.items() if path.exists()}
     _draw(strips, wanted.output)
     return 0
 

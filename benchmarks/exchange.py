@@ -13,7 +13,8 @@ import numpy as np
 import typer
 
 from blinddeblur.errors import KernelError
-from blinddeblur.files import photo as photos
+from blinddeblur.files import decoding, encoding
+from blinddeblur.files.photo import Photo
 
 app = typer.Typer(help=__doc__, add_completion=False)
 
@@ -27,17 +28,17 @@ def photo(
     ] = 1,
 ) -> None:
     """A plain copy with 8 bits: many programs misread 16."""
-    pixels = photos.read(source).pixels
+    pixels = decoding.read(source).pixels
     beyond = [-side % multiple for side in pixels.shape[:2]]
-    photos.write(photos.Photo(np.pad(pixels, [*((0, rest) for rest in beyond), (0, 0)], "symmetric")), copy)
+    encoding.write(Photo(np.pad(pixels, [*((0, rest) for rest in beyond), (0, 0)], "symmetric")), copy)
 
 
 @app.command()
 def cut(result: Path, source: Path, output: Path) -> None:
     """The part of a result that the photo had before it was continued."""
-    height, width = photos.read(source).stored.shape[:2]
-    restored = photos.read(result)
-    photos.write(restored.with_pixels(restored.stored[:height, :width]), output)
+    height, width = decoding.read(source).stored.shape[:2]
+    restored = decoding.read(result)
+    encoding.write(restored.with_pixels(restored.stored[:height, :width]), output)
 
 
 @app.command()

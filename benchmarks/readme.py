@@ -21,7 +21,8 @@ from benchmarks.results import FILE, Row
 from blinddeblur import Engine, Settings
 from blinddeblur.commands.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding
+from blinddeblur.files.photo import Photo
 from blinddeblur.files.together import write_bytes
 from blinddeblur.pictures.canvas import as_bytes, below, beside, enlarged, of_kernel, placed
 from blinddeblur.pictures.comparison import compare
@@ -50,14 +51,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def pictures() -> None:
     """The example restored, and how image and kernel came about, beside examples/page.jpg."""
-    shown = photo.read(PHOTO).pixels
+    shown = decoding.read(PHOTO).pixels
     steps: list[Step] = []
     result = Engine(Settings(sigma=SIGMA)).restore(shown, callback=steps.append)
     for path, picture in (
         (COMPARED, compare(shown, result.image, result.kernel)),
         (EVOLUTION, evolution(steps, *shown.shape[:2])),
     ):
-        write_bytes(photo.encode(photo.Photo(picture), path.suffix), path, overwrite=True)
+        write_bytes(encoding.encode(Photo(picture), path.suffix), path, overwrite=True)
         print(path.relative_to(ROOT))
 
 

@@ -25,7 +25,9 @@ from benchmarks.results import Results, Row, cores
 from benchmarks.sets import Case
 from blinddeblur.errors import BlindDeblurError, EstimationError
 from blinddeblur.estimation.noise import estimate_sigma
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding, kernel_files
+from blinddeblur.files.names import kernel_paths
+from blinddeblur.files.photo import Photo, as_integers
 
 KERNEL_SIZE = 31  # pixels; told where there is no true kernel
 LINES, BYTES = 5, 4000  # of what a program that failed has said, its end
@@ -116,17 +118,15 @@ class Bench:
         stem = self.stem(contender.key, case, seed)
         try:
             restored, kernel, usage = self._restored(case, contender, seed)
-            photo.write(restored, _png(stem), overwrite=True)
+            encoding.write(restored, _png(stem), overwrite=True)
             if kernel is not None:
-                photo.write_kernel(kernel, stem, overwrite=True)
+                kernel_files.write_kernel(kernel, stem, overwrite=True)
             figures = self._figures(case, restored.pixels, kernel)
         except (NoResultError, EstimationError) as error:
             return Row(case.name, contender.key, seed, failure=str(error))
         return Row(case.name, contender.key, seed, **figures, **asdict(usage))
 
-    def _restored(
-        self, case: Case, contender: Contender, seed: int
-    ) -> tuple[photo.Photo, NDArray[np.float64] | None, Usage]:
+    def _restored(self, case: Case, contender: Contender, seed: int) -> tuple[Photo, NDArray[np.float64] | None, Usage]:
         """The picture, the kernel where the contender tells it, and what it took. Raises NoResultError."""
         with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
             work = Path(name)
@@ -146,22 +146,22 @@ class Bench:
             }
             if case.kernel is not None:
                 values["true_kernel"] = str(case.kernel.with_suffix("").absolute())
-                values["kernel_size"] = str(max(photo.read_kernel(case.kernel).shape))
+                values["kernel_size"] = str(max(kernel_files.read_kernel(case.kernel).shape))
             if contender.uses("sigma"):
                 values["sigma"] = f"{self._sigma(case):.5f}"
             if contender.uses("kernel"):
-                found, _ = photo.kernel_paths(self.stem(FIRST, case, seed))
+                found, _ = kernel_paths(self.stem(FIRST, case, seed))
                 if not self.finished(case.name, FIRST, seed) or not found.exists():
                     raise NoResultError(f"{FIRST} has found no kernel for it.")
                 values["kernel"] = str(found.with_suffix("").absolute())
             usage = self._measured(contender.filled(values), work, contender.timeout)
-            restored = _read(photo.read, _only(output, contender.result))
-            kernel = _read(photo.read_kernel, _only(output, contender.kernel)) if contender.kernel else None
-        wanted = photo.read(case.blurred).stored.shape[:2]
+            restored = _read(decoding.read, _only(output, contender.result))
+            kernel = _read(kernel_files.read_kernel, _only(output, contender.kernel)) if contender.kernel else None
+        wanted = decoding.read(case.blurred).stored.shape[:2]
         if restored.stored.shape[:2] != wanted:
             height, width = restored.stored.shape[:2]
             raise NoResultError(f"The result has {width}x{height} pixels, and the picture {wanted[1]}x{wanted[0]}.")
-        return photo.Photo(restored.stored, depth=restored.depth), kernel, usage
+        return Photo(restored.stored, depth=restored.depth), kernel, usage
 
     def _measured(self, command: list[str], work: Path, timeout: float) -> Usage:
         """Run a command. Raises NoResultError when it cannot be run, fails, or takes too long."""
@@ -216,7 +216,7 @@ class Bench:
         if case.sharp is not None:
             figures |= asdict(metrics.likeness(restored, _pixels(case.sharp)))
         if case.kernel is not None and kernel is not None:
-            figures["mnc"] = metrics.agreement(kernel, photo.read_kernel(case.kernel))
+            figures["mnc"] = metrics.agreement(kernel, kernel_files.read_kernel(case.kernel))
         return figures
 
 
@@ -230,13 +230,13 @@ def pictures_of(bench: Bench, contenders: dict[str, str], case: Case, seed: int)
         stem = bench.stem(key, case, seed)
         if bench.finished(case.name, key, seed) and _png(stem).exists():
             yield title, _bytes(_png(stem))
-            kernel = photo.kernel_paths(stem)[1]
+            kernel = kernel_paths(stem)[1]
             if kernel.exists():
-                yield f"{title} kernel", photo.read_kernel(kernel)
+                yield f"{title} kernel", kernel_files.read_kernel(kernel)
     if case.sharp is not None:
         yield "truth", _bytes(case.sharp)
     if case.kernel is not None:
-        yield "truth kernel", photo.read_kernel(case.kernel)
+        yield "truth kernel", kernel_files.read_kernel(case.kernel)
 
 
 def _png(stem: Path) -> Path:
@@ -244,11 +244,11 @@ def _png(stem: Path) -> Path:
 
 
 def _pixels(path: Path) -> NDArray[np.float32]:
-    return photo.read(path).pixels
+    return decoding.read(path).pixels
 
 
 def _bytes(path: Path) -> NDArray[Any]:
-    return photo.as_integers(photo.read(path).stored, 8)
+    return as_integers(decoding.read(path).stored, 8)
 
 
 def _only(folder: Path, pattern: str) -> Path:

@@ -22,7 +22,8 @@ from blinddeblur import random_kernel
 from blinddeblur.engine.crops import informative_crop
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.errors import UsageError
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding, kernel_files
+from blinddeblur.files.photo import EXTENSIONS, READABLE, Photo
 from blinddeblur.files.together import write_bytes
 from blinddeblur.physics.convolution import blur
 from blinddeblur.tiles import Tile
@@ -136,9 +137,7 @@ def levin(data: Path, folder: Path, number: int | None = None) -> list[Case]:
                 f"{source}: The sharp picture convolved with the kernel is not the blurred one: what is left has a "
                 f"root mean square of {error:.3f}, and may have {LEVIN_ERROR}. Check the files. {LEVIN_HELP}"
             )
-        cases.append(
-            _written(folder, source.stem, photo.Photo(blurred, depth=16), photo.Photo(sharp, depth=16), kernel)
-        )
+        cases.append(_written(folder, source.stem, Photo(blurred, depth=16), Photo(sharp, depth=16), kernel))
     return cases
 
 
@@ -160,12 +159,12 @@ def misfit(sharp: Array, blurred: Array, kernel: Array) -> float:
 def photos(data: Path, folder: Path, recipe: Recipe) -> list[Case]:
     """Crops of sharp photos under random kernels, in 8 bits. Raises UsageError: too few photos, or too small ones."""
     made = blurred_crops(sharp_photos(data), recipe)
-    return [_written(folder, m.name, photo.Photo(m.blurred), photo.Photo(m.sharp), m.kernel) for m in made]
+    return [_written(folder, m.name, Photo(m.blurred), Photo(m.sharp), m.kernel) for m in made]
 
 
 def sharp_photos(data: Path) -> list[Path]:
     """The photos of a folder, kodim2 before kodim10. Raises UsageError where there are none."""
-    files = [p for p in data.iterdir() if p.suffix.lower() in photo.EXTENSIONS] if data.is_dir() else []
+    files = [p for p in data.iterdir() if p.suffix.lower() in EXTENSIONS] if data.is_dir() else []
     if not files:
         what = "There is no photo in this folder" if data.is_dir() else "There is no such folder"
         raise UsageError(f"{data}: {what}. {PHOTOS_HELP}")
@@ -187,7 +186,7 @@ def blurred_crops(files: list[Path], recipe: Recipe) -> Iterator[Made]:
     for index in range(recipe.number):
         path, place = files[index % len(files)], PLACES[index // len(files)]
         rng = np.random.default_rng([SEED, index])
-        x = torch.from_numpy(photo.read(path).pixels)
+        x = torch.from_numpy(decoding.read(path).pixels)
         if min(x.shape[:2]) < wide:
             raise UsageError(f"{path}: The photo has {_size(x)} pixels, and {wide} on a side are needed. Lower --side.")
         top, left = (int(share * (room - wide)) for share, room in zip(place, x.shape, strict=False))
@@ -213,27 +212,27 @@ def folder(data: Path, output: Path, number: int | None = None) -> list[Case]:
     blurred = _by_stem(data / "blurred" if (data / "blurred").is_dir() else data)
     if not blurred:
         raise UsageError(f"{data}: There is no photo in this folder, nor in blurred/ within it.")
-    truths, kernels = _by_stem(data / "sharp"), _by_stem(data / "kernel", (*photo.READABLE, ".npy"))
+    truths, kernels = _by_stem(data / "sharp"), _by_stem(data / "kernel", (*READABLE, ".npy"))
     cases = []
     for name, path in list(blurred.items())[:number]:
-        pictures = [_without_alpha(photo.read(p)) for p in (path, truths.get(name)) if p is not None]
+        pictures = [_without_alpha(decoding.read(p)) for p in (path, truths.get(name)) if p is not None]
         y, x = pictures[0], pictures[1] if len(pictures) > 1 else None
         if x is not None and x.stored.shape[:2] != y.stored.shape[:2]:
             raise UsageError(f"{path} has {_size(y.stored)} pixels, and its truth {_size(x.stored)}.")
         if x is not None and min(x.stored.shape[:2]) < SMALLEST:
             raise UsageError(f"{path} has {_size(y.stored)} pixels; to compare, {SMALLEST} on a side are needed.")
-        kernel = photo.read_kernel(kernels[name]) if name in kernels else None
+        kernel = kernel_files.read_kernel(kernels[name]) if name in kernels else None
         cases.append(_written(output, name, y, x, kernel))
     return cases
 
 
 def _levin_pictures(data: Path, source: Path) -> tuple[Array, Array, Array]:
-    kernels, truths = _by_stem(data / "kernel", (*photo.READABLE, ".npy")), _by_stem(data / "sharp")
+    kernels, truths = _by_stem(data / "kernel", (*READABLE, ".npy")), _by_stem(data / "sharp")
     for name, files in (("sharp", truths), ("kernel", kernels)):
         if source.stem not in files:
             raise UsageError(f"{data / name}: There is no file {source.stem} beside that in blurred/. {LEVIN_HELP}")
-    sharp, blurred = (photo.read(path).pixels for path in (truths[source.stem], source))
-    return sharp, blurred, photo.read_kernel(kernels[source.stem])
+    sharp, blurred = (decoding.read(path).pixels for path in (truths[source.stem], source))
+    return sharp, blurred, kernel_files.read_kernel(kernels[source.stem])
 
 
 def _levin_matlab(source: Path) -> tuple[Array, Array, Array]:
@@ -253,7 +252,7 @@ def _levin_matlab(source: Path) -> tuple[Array, Array, Array]:
     return pictures[0], pictures[1], kernel / kernel.sum()
 
 
-def _by_stem(folder: Path, endings: tuple[str, ...] = photo.READABLE) -> dict[str, Path]:
+def _by_stem(folder: Path, endings: tuple[str, ...] = READABLE) -> dict[str, Path]:
     """Name without ending -> file, in order; a kernel's .npy file is preferred to its picture."""
     found: dict[str, Path] = {}
     if not folder.is_dir():
@@ -267,16 +266,16 @@ def _by_stem(folder: Path, endings: tuple[str, ...] = photo.READABLE) -> dict[st
     return found
 
 
-def _written(folder: Path, name: str, blurred: photo.Photo, sharp: photo.Photo | None, kernel: Array | None) -> Case:
+def _written(folder: Path, name: str, blurred: Photo, sharp: Photo | None, kernel: Array | None) -> Case:
     """The case, its files in the folder. Raises UsageError where other pictures of this name are there."""
     paths = {kind: folder / kind / f"{name}.png" for kind in ("blurred", "sharp", "kernel")}
-    files = {paths["blurred"]: photo.encode(blurred, ".png")}
+    files = {paths["blurred"]: encoding.encode(blurred, ".png")}
     if sharp is not None:
-        files[paths["sharp"]] = photo.encode(sharp, ".png")
+        files[paths["sharp"]] = encoding.encode(sharp, ".png")
     array = paths["kernel"].with_suffix(".npy")
     if kernel is not None:
         preview = (kernel / kernel.max()).astype(np.float32)[..., None]
-        files[paths["kernel"]] = photo.encode(photo.Photo(preview, depth=16), ".png")
+        files[paths["kernel"]] = encoding.encode(Photo(preview, depth=16), ".png")
         buffer = io.BytesIO()
         np.save(buffer, np.asarray(kernel, np.float64))
         files[array] = buffer.getvalue()
@@ -289,8 +288,8 @@ def _written(folder: Path, name: str, blurred: photo.Photo, sharp: photo.Photo |
     return Case(name, paths["blurred"], truth, None if kernel is None else array)
 
 
-def _without_alpha(read: photo.Photo) -> photo.Photo:
-    return photo.Photo(read.stored, depth=read.depth)
+def _without_alpha(read: Photo) -> Photo:
+    return Photo(read.stored, depth=read.depth)
 
 
 def _size(picture: Any) -> str:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from blinddeblur.engine.crops import informative_crop
 from blinddeblur.engine.pixels import Pixels
-from blinddeblur.files import photo
+from blinddeblur.files import encoding
+from blinddeblur.files.photo import Photo
 from blinddeblur.pictures.canvas import (
     LINE,
     Picture,
@@ -55,7 +56,7 @@ def contact_sheet(pictures: Sequence[tuple[str, Shown]], path: Path) -> None:
     columns = [[_text("", header), *(_text(name, SIDE) for name, _ in rows)]]
     columns += [[_text(title, header), *column] for title, column in zip(titles, cells, strict=True)]
     sheet = beside([below(column, GAP, at=0) for column in columns], GAP, at=0)
-    photo.write(photo.Photo(framed(sheet, GAP)), path, overwrite=True)
+    encoding.write(Photo(framed(sheet, GAP)), path, overwrite=True)
 
 
 def _is_kernel(title: str, shown: Shown) -> bool:

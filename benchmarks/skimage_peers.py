@@ -12,7 +12,7 @@ import typer
 from numpy.typing import NDArray
 from skimage import restoration
 
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding, kernel_files
 
 DARKEST = 1e-4  # of white; Richardson-Lucy divides by nothing smaller
 
@@ -33,9 +33,9 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="Of the samples that unsupervised Wiener draws.")] = 0,
 ) -> None:
     """Restore a photo, channel by channel; the depth of the file is kept."""
-    source = photo.read(blurred)
-    kernel_values = photo.read_kernel(kernel).astype(np.float32)
-    photo.write(source.with_pixels(deconvolved(source.pixels, kernel_values, method, iterations, seed)), result)
+    source = decoding.read(blurred)
+    kernel_values = kernel_files.read_kernel(kernel).astype(np.float32)
+    encoding.write(source.with_pixels(deconvolved(source.pixels, kernel_values, method, iterations, seed)), result)
 
 
 def deconvolved(y: Array, kernel: Array, method: Method, iterations: int = 30, seed: int = 0) -> Array:

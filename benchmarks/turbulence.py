@@ -36,7 +36,8 @@ from blinddeblur.engine.crops import informative_crop
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.engine.scene import TurbulenceEngine
 from blinddeblur.errors import UsageError
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding
+from blinddeblur.files.photo import Photo
 from blinddeblur.files.together import check_free, write_bytes
 from blinddeblur.physics import kernels
 from blinddeblur.physics.tilt import enlarged, inverse, warp
@@ -178,8 +179,8 @@ def main(
     for found, pictures in measured(sharp_photos(photos), number, frames, strengths, methods, side, seed):
         rows += found
         if keep is not None:
-            strip = photo.Photo(np.concatenate(list(pictures.values()), axis=1))
-            photo.write(strip, keep / f"{found[0].photo}-{found[0].strength:g}-{found[0].frames}.png")
+            strip = Photo(np.concatenate(list(pictures.values()), axis=1))
+            encoding.write(strip, keep / f"{found[0].photo}-{found[0].strength:g}-{found[0].frames}.png")
         if output is not None:  # at once: what took an hour is not lost with what comes next
             figures = [dataclasses.asdict(row) for row in rows]
             write_bytes(json.dumps(figures, indent=1).encode(), output, overwrite=True)
@@ -210,7 +211,7 @@ def measured(
             if not counts:
                 continue
             if scene is None:
-                scene = textured(photo.read(path).pixels, side + 2 * MARGIN)
+                scene = textured(decoding.read(path).pixels, side + 2 * MARGIN)
             sequence = drawn(np.random.default_rng([seed, index]), scene, side, strength, max(frames))
             for count in counts:
                 found, pictures = compared(Case.of(path.stem, strength, scene, sequence, count), methods, seed)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from benchmarks.metrics import shifted
 from blinddeblur import Engine, Settings, random_kernel
-from blinddeblur.files import photo
+from blinddeblur.files import decoding
+from blinddeblur.files.photo import EXTENSIONS
 from blinddeblur.physics.convolution import blur
 from blinddeblur.samplers import posterior
 
@@ -33,7 +34,7 @@ def main(
     known: bool = False,
 ) -> None:
     """Crops of photos under random kernels, 1 % noise, 8 bits, default options; maps from 4, 8, ... of the samples."""
-    files = sorted(p for p in photos.iterdir() if p.suffix.lower() in photo.EXTENSIONS)
+    files = sorted(p for p in photos.iterdir() if p.suffix.lower() in EXTENSIONS)
     counts = [n for n in (4, 8, 16, 32, 64) if n <= samples]
     totals: dict[int, list[list[float]]] = {n: [] for n in counts}
     print("photo", "samples", "1 sigma", "2 sigma", "3 sigma", "mean sigma", "RMS error", sep="\t")
@@ -56,7 +57,7 @@ def main(
 def blurred_crop(path: Path, side: int, rng: np.random.Generator) -> tuple[Array, NDArray[np.uint8], Array]:
     """The sharp middle of a photo (side, side, C), its blurred noisy measurement in 8 bits, and the kernel."""
     kernel = random_kernel(rng, KERNEL_SIDE, extent=rng.uniform(6, 20))
-    pixels = photo.read(path).pixels
+    pixels = decoding.read(path).pixels
     wide = side + KERNEL_SIDE - 1
     top, left = ((extent - wide) // 2 for extent in pixels.shape[:2])
     x = pixels[top : top + wide, left : left + wide]

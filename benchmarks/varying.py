@@ -21,7 +21,8 @@ from benchmarks.uncertainty import shifted_onto
 from blinddeblur import Engine, Settings
 from blinddeblur.estimation import varying
 from blinddeblur.estimation.judging import Estimate
-from blinddeblur.files import photo
+from blinddeblur.files import decoding
+from blinddeblur.files.photo import EXTENSIONS
 from blinddeblur.training.random_kernels import shake
 
 POSES = 160
@@ -95,7 +96,7 @@ def main(
     always: Annotated[bool, typer.Option(help="Take the kernels as varying whatever the evidence says.")] = False,
 ) -> None:
     """Aligned PSNR in dB: blurred, restored with one kernel, with default options; and whether these took several."""
-    files = sorted(p for p in photos.iterdir() if p.suffix.lower() in photo.EXTENSIONS)
+    files = sorted(p for p in photos.iterdir() if p.suffix.lower() in EXTENSIONS)
     engine, single = Engine(Settings()), Engine(Settings(), find_varying=one_kernel)
     if always:
         engine = Engine(Settings(), find_varying=partial(varying.estimate, least_gain=-1e9, most_loss=1e9))
@@ -103,7 +104,7 @@ def main(
     for turning in (True, False):
         rows = []
         for index, path in enumerate(files[:: max(1, len(files) // number)][:number]):
-            x = photo.read(path).pixels
+            x = decoding.read(path).pixels
             rng = np.random.default_rng([SEED, index])
             camera = camera_path(rng, x.shape[0] - 2 * MARGIN, x.shape[1] - 2 * MARGIN, turning)
             truth, y = measured(x, camera, rng)

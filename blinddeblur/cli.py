@@ -169,7 +169,7 @@ def restore(
 
     def work() -> int:
         from blinddeblur.commands.restore_photos import Way, forecast, run
-        from blinddeblur.files.photo import read_kernel
+        from blinddeblur.files.kernel_files import read_kernel
 
         settings = Settings(
             method=method,
@@ -262,7 +262,7 @@ def turbulence(
 
     def work() -> int:
         from blinddeblur.commands.restore_frames import plan, run
-        from blinddeblur.files.photo import read_kernel
+        from blinddeblur.files.kernel_files import read_kernel
 
         settings = SequenceSettings(
             method=method,

@@ -4,15 +4,19 @@ import contextlib
 import functools
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms
 
+from blinddeblur.files.headers import png_file
 from blinddeblur.files.photo import Photo
 
 ORIENTATION, MAKE = 0x0112, 0x010F
+INFLATED = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\1\0\0\0")  # numbers, by an accident
 NOBODY = 65534  # a user who owns nothing
 
 
@@ -73,6 +77,70 @@ def tiff_file(samples: np.ndarray, photometric: int, order: str = "<", **extra: 
         entries += struct.pack(f"{order}HHI", number, 4, len(values)) + field
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
     return head + data.ljust(start - 8, b"\0") + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + pool
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    """The file after one to three accidents: cut off, bits flipped, blocks exchanged or filled, numbers inflated."""
+    changed = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        size = len(changed)
+        # Half of all accidents strike the first bytes, where headers are.
+        place = int(rng.integers(min(size, 200) if rng.random() < 0.5 else size))
+        length = int(rng.integers(1, 40))
+        match rng.integers(7):
+            case 0:
+                del changed[max(place, 16) :]
+            case 1:
+                for position in rng.integers(size, size=rng.integers(1, 10)):
+                    changed[position] ^= 1 << rng.integers(8)
+            case 2:
+                changed[place] ^= 1 << rng.integers(8)
+            case 3:
+                other = int(rng.integers(size))
+                block = changed[other : other + length]
+                changed[other : other + length] = changed[place : place + length]
+                changed[place : place + length] = block
+            case 4:
+                changed[place : place + 4] = rng.choice(INFLATED)
+            case 5:
+                changed[place : place + length] = bytes([rng.integers(256)]) * length
+            case _:
+                del changed[place : place + length]
+    return bytes(changed)
+
+
+def repaired(data: bytes) -> bytes:
+    """A damaged PNG with checksums that are right again: otherwise none of them would reach the decoder."""
+    chunks, position = [], 8
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4])
+        if position + 12 + length > len(data):
+            break
+        chunks.append((data[position + 4 : position + 8], data[position + 8 : position + 8 + length]))
+        position += 12 + length
+    return png_file(chunks) + data[position:]
+
+
+def run_apart(module: str, function: str, folder: Path, first: int, count: int, limit: float = 600) -> str:
+    """What a function of a test module prints in a process of its own, so that a crash of a library is seen.
+
+    It is given the folder, the first seed and how many; it leaves the seed at which it is in the folder.
+    """
+    program = f"import sys; from pathlib import Path; from {module} import {function}; "
+    program += f"{function}(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, str(folder), str(first), str(count)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=limit,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "files"), *sys.path])},
+        check=False,
+    )
+    seed = (folder / "seed").read_text() if (folder / "seed").exists() else "none"
+    assert (done.returncode, done.stderr) == (0, ""), f"at seed {seed}: {done.returncode}\n{done.stderr[-2000:]}"
+    assert done.stdout.count("\n") == 1, f"something was printed: {done.stdout[:500]}"
+    return done.stdout
 
 
 def saved(path: Path, image: Image.Image, format: str | None = None, **options: object) -> Path:

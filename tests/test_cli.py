@@ -18,7 +18,8 @@ from typer.testing import CliRunner, Result
 import blinddeblur
 from blinddeblur import __version__
 from blinddeblur.cli import app
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding, kernel_files
+from blinddeblur.files.photo import Photo
 from blinddeblur.weights import store as weights
 
 QUICK = ["--steps", "2", "--kernel-size", "9", "--device", "cpu"]
@@ -40,7 +41,7 @@ def make(path: Path, channels: int = 3, depth: int = 8, alpha: bool = False, sid
     _, y = blurred(side, side + 4, channels, streak(9, 5))
     top = 2**depth - 1
     transparency = np.full(y.shape[:2], top // 2, np.uint16 if depth == 16 else np.uint8) if alpha else None
-    photo.write(photo.Photo(y, transparency, depth), path)
+    encoding.write(Photo(y, transparency, depth), path)
     return path
 
 
@@ -97,7 +98,7 @@ def test_results_lie_beside_the_photo(tmp_path: Path, name: str, channels: int, 
     stem, ending = name.rsplit(".", 1)
     assert files(tmp_path) == sorted([name, f"{stem}.deblurred.{ending}", f"{stem}.kernel.npy", f"{stem}.kernel.png"])
     assert source.read_bytes() == before
-    original, restored = photo.read(source), photo.read(tmp_path / f"{stem}.deblurred.{ending}")
+    original, restored = decoding.read(source), decoding.read(tmp_path / f"{stem}.deblurred.{ending}")
     assert restored.pixels.shape == original.pixels.shape
     assert restored.depth == original.depth
     assert (restored.alpha is None) == (not alpha)
@@ -119,8 +120,8 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
     with Image.open(upright) as image:
         image.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
     assert run("restore", tmp_path / "turned.png", *KNOWN).exit_code == 0
-    restored = photo.read(tmp_path / "turned.deblurred.png")
-    assert restored.pixels.shape == photo.read(upright).pixels.shape
+    restored = decoding.read(tmp_path / "turned.deblurred.png")
+    assert restored.pixels.shape == decoding.read(upright).pixels.shape
     with Image.open(tmp_path / "turned.deblurred.png") as image:
         assert image.getexif().get(0x0112, 1) == 1
 
@@ -197,7 +198,7 @@ def test_same_seed_same_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [".npy", ".png"])
 def test_a_kernel_from_a_file_skips_the_estimate(tmp_path: Path, ending: str) -> None:
     source = make(tmp_path / "a.png")
-    photo.write_kernel(streak(9, 5), tmp_path / "mine")
+    kernel_files.write_kernel(streak(9, 5), tmp_path / "mine")
     result = run("restore", source, "--kernel", tmp_path / f"mine.kernel{ending}", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "first kernel" not in result.stderr
@@ -222,7 +223,7 @@ def test_a_recording_shows_image_and_kernel(tmp_path: Path, options: list[str], 
     assert film.shape == (frames, 480, 960, 3)
     # 64x60 pixels, each 7x7, in the middle of the left half; kernel pixels, each 53x53, in the right half.
     picture, kernel = film[:, 33:453:7, 19:467:7], film[:, 2:478:53, 482:958:53][:, :9, :9]
-    before, after = (255 * photo.read(tmp_path / name).pixels for name in ("a.png", "a.deblurred.png"))
+    before, after = (255 * decoding.read(tmp_path / name).pixels for name in ("a.png", "a.deblurred.png"))
     for shown, (same, other) in ((picture[0], (before, after)), (picture[-1], (after, before))):
         assert np.abs(shown - same).mean() < min(3, 0.5 * np.abs(shown - other).mean())  # a frame has 256 colours
     found = np.load(tmp_path / "a.kernel.npy")
@@ -280,8 +281,8 @@ def test_linear_light(tmp_path: Path) -> None:
     for name, options in (("light.png", ["--linear"]), ("pixels.png", [])):
         outcome = run("restore", source, "-o", tmp_path / name, *known, *options)
         assert outcome.exit_code == 0, outcome.output
-    light, pixels = photo.read(tmp_path / "light.png").pixels, photo.read(tmp_path / "pixels.png").pixels
-    expected = blinddeblur.restore(photo.read(source).pixels, kernel=streak(9, 5), linear=True, device="cpu").image
+    light, pixels = decoding.read(tmp_path / "light.png").pixels, decoding.read(tmp_path / "pixels.png").pixels
+    expected = blinddeblur.restore(decoding.read(source).pixels, kernel=streak(9, 5), linear=True, device="cpu").image
     assert np.abs(light - expected).mean() < 1e-3  # bfloat16 makes much of a rounding
     assert np.abs(light - pixels).max() > 0.02
 
@@ -301,7 +302,7 @@ def test_a_sharp_photo_comes_back_unchanged(tmp_path: Path, name: str) -> None:
     assert len(decoded((tmp_path / "a.gif").read_bytes())[0]) == 1
     other = run("restore", tmp_path / name, "-o", tmp_path / "b.tif", "--device", "cpu")  # another format
     assert other.exit_code == 0, other.output
-    np.testing.assert_array_equal(photo.read(tmp_path / "b.tif").pixels, photo.read(tmp_path / name).pixels)
+    np.testing.assert_array_equal(decoding.read(tmp_path / "b.tif").pixels, decoding.read(tmp_path / name).pixels)
 
 
 def test_a_sharp_photo_is_deblurred_all_the_same_on_request(tmp_path: Path) -> None:
@@ -314,7 +315,7 @@ def test_a_sharp_photo_is_deblurred_all_the_same_on_request(tmp_path: Path) -> N
 def test_a_doubtful_kernel_is_called_doubtful(tmp_path: Path) -> None:
     """A blur far longer than the array it is looked for in."""
     _, y = blurred(120, 130, 3, streak(41, 36))
-    photo.write(photo.Photo(y), tmp_path / "a.png")
+    encoding.write(Photo(y), tmp_path / "a.png")
     outcome = run("restore", tmp_path / "a.png", *QUICK, "--json")
     assert outcome.exit_code == 0, outcome.output
     facts = json.loads(outcome.stdout)
@@ -426,7 +427,7 @@ def test_samples_lie_beside_the_photo_and_are_like_it(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     written = files(tmp_path)
     assert written == sorted(["a.png", *(f"a.{n}" for n in ("deblurred.png", "kernel.png", "kernel.npy", *SAMPLED))])
-    original, first, second = (photo.read(path) for path in (source, *sorted(tmp_path.glob("a.sample-*"))))
+    original, first, second = (decoding.read(path) for path in (source, *sorted(tmp_path.glob("a.sample-*"))))
     assert first.depth == 16
     assert np.array_equal(first.alpha, original.alpha)
     assert not np.array_equal(first.pixels, second.pixels)

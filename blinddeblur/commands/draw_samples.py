@@ -14,8 +14,9 @@ from blinddeblur.commands.console import Console
 from blinddeblur.commands.outcome import attempt, exit_code, reason
 from blinddeblur.commands.plan import STREAM
 from blinddeblur.errors import UsageError
-from blinddeblur.files import photo as photos
-from blinddeblur.files.together import Together, recover
+from blinddeblur.files import encoding, kernel_files
+from blinddeblur.files.photo import EXTENSIONS, Photo
+from blinddeblur.files.together import Together, check_free, recover
 from blinddeblur.pictures.tilts import tilt_picture
 from blinddeblur.progress import Progress
 
@@ -71,7 +72,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.kind not in ENDINGS:
             raise UsageError(f"There is no kind of sample named {self.kind}. Choose one of {', '.join(ENDINGS)}.")
-        if self.folder == STREAM or (self.folder.suffix.lower() in photos.EXTENSIONS and not self.folder.is_dir()):
+        if self.folder == STREAM or (self.folder.suffix.lower() in EXTENSIONS and not self.folder.is_dir()):
             raise UsageError(f"{self.folder}: Samples are files with names of their own. Give a folder as -o.")
         if self.kind == "tilt" and self.prior is None and self.steps is not None:
             raise UsageError("This tilt is drawn in closed form, without steps. Leave out --steps, or give a --prior.")
@@ -102,16 +103,17 @@ def run(sampling: Sampling, console: Console) -> int:
     Raises:
         BlindDeblurError: what concerns all samples alike, such as weights that are missing.
     """
-    recover(sampling.folder)
+    numbers = range(1, sampling.number + 1)
+    recover(sampling.folder, [sampling.files(number) for number in numbers])
     waiting = []
-    for number in range(1, sampling.number + 1):
+    for number in numbers:
         if sampling.finished(number) and not sampling.overwrite:
             console.skipped(Path(f"sample-{number}"), sampling.files(number)[-1])
         else:
             waiting.append(number)
     for number in waiting:  # before minutes are spent
         for path in sampling.files(number):
-            photos.check_free(path, overwrite=sampling.overwrite)
+            check_free(path, overwrite=sampling.overwrite)
     if not waiting:
         return 0
     draw = _drawer(sampling)
@@ -185,12 +187,12 @@ def _contents(kind: str, x: "Tensor") -> list[bytes]:
 
     if kind == "kernel":
         kernel = kernels.from_prior(x, kernels.PRIOR_SIZE - 1)[0, 0].numpy()
-        picture, array = photos.kernel_files(kernel, Path("sample")).values()
+        picture, array = kernel_files.kernel_files(kernel, Path("sample")).values()
         return [array, picture]
     if kind == "tilt":
         tilts = x.numpy().astype(np.float32)
         fields = io.BytesIO()
         np.savez_compressed(fields, tilts=tilts, spacing=1)
-        return [fields.getvalue(), photos.encode(photos.Photo(tilt_picture(tilts, 1, *tilts.shape[2:])), ".png")]
+        return [fields.getvalue(), encoding.encode(Photo(tilt_picture(tilts, 1, *tilts.shape[2:])), ".png")]
     pixels = x[0].permute(1, 2, 0).clamp(0, 1).numpy()
-    return [photos.encode(photos.Photo(pixels), ".png")]
+    return [encoding.encode(Photo(pixels), ".png")]

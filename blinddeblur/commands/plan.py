@@ -2,7 +2,6 @@
 
 import mimetypes
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,10 +9,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from blinddeblur.errors import PhotoError, UsageError
-from blinddeblur.files import photo as photos
+from blinddeblur.files.names import MARK, beside, is_ours, kernel_paths, real_name, uncertainty_paths
+from blinddeblur.files.photo import EXTENSIONS, MAXIMUM_PIXELS, READABLE, result_ending
+from blinddeblur.files.together import check_free
 
-MARK = ".deblurred"
-MINE = re.compile(rf"{re.escape(MARK)}|\.kernel|\.sample-\d+|\.uncertainty|\.compare|\.preview")  # our own results
 STREAM = Path("-")  # standard input or output
 
 
@@ -35,7 +34,7 @@ class Wishes:
     recording: Path | None = None
     kernel_map: Path | None = None
     overwrite: bool = False
-    most_pixels: int = photos.MAXIMUM_PIXELS
+    most_pixels: int = MAXIMUM_PIXELS
 
 
 @dataclass(frozen=True)
@@ -50,28 +49,28 @@ class Job:
     @property
     def sample_paths(self) -> tuple[Path, ...]:
         """A file for each sample, in the format of the restored photo."""
-        return tuple(self._beside(f".sample-{n + 1}{self.restored.suffix}") for n in range(self.wishes.samples))
+        return tuple(beside(self.stem, f".sample-{n + 1}{self.restored.suffix}") for n in range(self.wishes.samples))
 
     @property
     def comparison(self) -> Path:
         """Before, after and kernel."""
-        return self._beside(".compare.png")
+        return beside(self.stem, ".compare.png")
 
     @property
     def preview(self) -> Path:
         """The small result that comes first."""
-        return self._beside(".preview.jpg")
+        return beside(self.stem, ".preview.jpg")
 
     @property
     def results(self) -> tuple[Path, ...]:
-        """Every file that will be written; the preview, which a small photo has not, left out."""
+        """Every file that will be written, the restored photo last; no preview, which a small photo has not."""
         if self.restored == STREAM:
             return ()
         wishes = self.wishes
-        maps = photos.uncertainty_paths(self.stem) if wishes.samples else ()
+        maps = uncertainty_paths(self.stem) if wishes.samples else ()
         pictures = (self.comparison,) if wishes.compare else ()
         named = (path for path in (wishes.recording, wishes.kernel_map) if path is not None)
-        return self.restored, *photos.kernel_paths(self.stem), *self.sample_paths, *maps, *pictures, *named
+        return *kernel_paths(self.stem), *self.sample_paths, *maps, *pictures, *named, self.restored
 
     @property
     def finished(self) -> bool:
@@ -81,11 +80,7 @@ class Job:
     def check(self) -> None:
         """Before minutes are spent: can the results be written where they belong? Raises OutputError."""
         for path in self.results + ((self.preview,) if self.wishes.preview else ()):
-            photos.check_free(path, overwrite=self.wishes.overwrite)
-
-    def _beside(self, ending: str) -> Path:
-        # Appended, since with_suffix would cut a name like "1.5 seconds" at its dot.
-        return self.stem.with_name(self.stem.name + ending)
+            check_free(path, overwrite=self.wishes.overwrite)
 
 
 def plan(
@@ -147,7 +142,7 @@ def _photos_of(source: Path, recursive: bool, include: str | None) -> Iterator[t
     """Photos with the folder, below the source, that they lie in."""
     if not os.path.isdir(source):  # Path.is_dir raises an error for names that are too long
         # Beside its kernel; else it is a photo that happens to have such a name.
-        if not (is_ours(source) and os.path.lexists(photos.kernel_paths(_stem_of(source))[1])):
+        if not (is_ours(source) and os.path.lexists(kernel_paths(_stem_of(source))[1])):
             yield source, Path()
         return
     found = False
@@ -156,7 +151,7 @@ def _photos_of(source: Path, recursive: bool, include: str | None) -> Iterator[t
         below = Path(folder).relative_to(source)
         for name in sorted(names):
             path = Path(folder) / name
-            if path.suffix.lower() not in photos.READABLE or is_ours(path) or not path.is_file():
+            if path.suffix.lower() not in READABLE or is_ours(path) or not path.is_file():
                 continue
             if include and not fnmatch(str(below / name) if "/" in include else name, include):
                 continue
@@ -165,7 +160,7 @@ def _photos_of(source: Path, recursive: bool, include: str | None) -> Iterator[t
     if not found:
         fitting = f" that matches {include}" if include else ""
         raise PhotoError(
-            f"{source}: There is no photo in this folder{fitting}. Photos end in {', '.join(photos.READABLE)}."
+            f"{source}: There is no photo in this folder{fitting}. Photos end in {', '.join(READABLE)}."
             + ("" if recursive else " Those in subfolders need --recursive.")
         )
 
@@ -180,11 +175,11 @@ def _without_repetitions(found: Iterable[tuple[Path, Path]]) -> list[tuple[Path,
 def _names_a_file(output: Path) -> bool:
     if os.path.isdir(output):
         return False
-    if output.suffix.lower() in photos.EXTENSIONS:
+    if output.suffix.lower() in EXTENSIONS:
         return True
     kind, _ = mimetypes.guess_type(output.name)
     if kind is not None:
-        raise UsageError(f"{output}: Photos are written with the endings {', '.join(photos.EXTENSIONS)}.")
+        raise UsageError(f"{output}: Photos are written with the endings {', '.join(EXTENSIONS)}.")
     return False
 
 
@@ -193,15 +188,10 @@ def _stem_of(result: Path) -> Path:
     return result.with_name(Path(result.stem).stem)
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file has the name of one of our results."""
-    return MINE.fullmatch(Path(path.stem).suffix) is not None
-
-
 def _job(source: Path, folder: Path, name: str, wishes: Wishes) -> Job:
     if source == STREAM:
         return Job(source, folder / f"standard-input{MARK}.png", folder / "standard-input", wishes)
-    return Job(source, folder / f"{name}{MARK}{photos.result_ending(source.suffix)}", folder / name, wishes)
+    return Job(source, folder / f"{name}{MARK}{result_ending(source.suffix)}", folder / name, wishes)
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:
@@ -225,11 +215,3 @@ def _keep_inside(jobs: list[Job], output: Path) -> None:
     for job in jobs:
         if not Path(real_name(job.restored.parent)).is_relative_to(root):
             raise UsageError(f"{job.restored.parent} leads out of {output} by a link. Choose another -o.")
-
-
-def real_name(path: Path) -> str:
-    """The path without links, the same for every name of a file. Raises UsageError for what is no name."""
-    try:
-        return os.path.realpath(path)
-    except ValueError as error:  # a NUL
-        raise UsageError(f"{str(path)!r} is no name of a file.") from error

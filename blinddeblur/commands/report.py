@@ -13,8 +13,9 @@ import numpy as np
 
 from blinddeblur.commands.outcome import PhotoOutcome
 from blinddeblur.errors import BlindDeblurError
-from blinddeblur.files import photo as photos
-from blinddeblur.files.together import Together
+from blinddeblur.files import decoding, encoding, kernel_files
+from blinddeblur.files.photo import Photo
+from blinddeblur.files.together import Together, check_free
 from blinddeblur.pictures.canvas import enlarged, fitted, of_kernel
 
 SIDE = 1600  # Pixels of the long side of a preview: it fills a screen, and takes about half a megabyte.
@@ -82,30 +83,30 @@ def check(path: Path, *, overwrite: bool) -> None:
     """Raise OutputError if the page cannot be written there; an earlier one of this program may be replaced."""
     with suppress(OSError, ValueError), path.open(encoding="utf-8", errors="replace") as file:
         overwrite = overwrite or MADE_BY in file.read(1000)
-    photos.check_free(path, overwrite=overwrite)
+    check_free(path, overwrite=overwrite)
 
 
 def _preview(path: Path) -> Shown | None:
     """A photo, shrunk, on grey where it is transparent; None where it cannot be read."""
     with suppress(BlindDeblurError):
-        photo = photos.read(path)
+        photo = decoding.read(path)
         pixels = photo.stored
         if photo.alpha is not None:
             opacity = photo.alpha[..., np.newaxis] / np.float32(np.iinfo(photo.alpha.dtype).max)
             pixels = GREY + opacity * (photo.pixels - GREY)
         # Colours without their profile would be others.
-        return _shown(photos.Photo(fitted(pixels, SIDE), icc=photo.icc, jpeg_quality=QUALITY), "jpeg")
+        return _shown(Photo(fitted(pixels, SIDE), icc=photo.icc, jpeg_quality=QUALITY), "jpeg")
     return None
 
 
 def _kernel(path: Path) -> Shown | None:
     """A kernel, enlarged; None where it cannot be read."""
     with suppress(BlindDeblurError):
-        return _shown(photos.Photo(enlarged(of_kernel(photos.read_kernel(path)), KERNEL_SIDE)), "png")
+        return _shown(Photo(enlarged(of_kernel(kernel_files.read_kernel(path)), KERNEL_SIDE)), "png")
     return None
 
 
-def _shown(picture: photos.Photo, kind: str) -> Shown:
+def _shown(picture: Photo, kind: str) -> Shown:
     height, width = picture.stored.shape[:2]
-    data = base64.b64encode(photos.encode(picture, f".{kind}")).decode()
+    data = base64.b64encode(encoding.encode(picture, f".{kind}")).decode()
     return Shown(f"data:image/{kind};base64,{data}", width, height)

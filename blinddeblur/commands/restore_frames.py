@@ -11,11 +11,12 @@ import numpy as np
 
 from blinddeblur.commands.console import Console
 from blinddeblur.commands.outcome import SequenceOutcome, attempt, exit_code, reason, told
-from blinddeblur.commands.plan import MARK, STREAM, real_name
+from blinddeblur.commands.plan import STREAM
 from blinddeblur.errors import UsageError
-from blinddeblur.files import photo as photos
-from blinddeblur.files import sequence
-from blinddeblur.files.together import Together, recover
+from blinddeblur.files import encoding, kernel_files, sequence
+from blinddeblur.files.names import MARK, real_name
+from blinddeblur.files.photo import EXTENSIONS, MAXIMUM_PIXELS, Array, Photo
+from blinddeblur.files.together import Together, check_free, recover
 from blinddeblur.pictures.film import ENDINGS, FPS, film
 from blinddeblur.pictures.tilts import tilt_picture
 from blinddeblur.progress import Progress, unheard, unseen
@@ -47,7 +48,7 @@ class SequenceJob:
     recording: Path | None = None
     chosen: slice = field(default_factory=lambda: slice(None))
     overwrite: bool = False
-    most_pixels: int = photos.MAXIMUM_PIXELS
+    most_pixels: int = MAXIMUM_PIXELS
 
     @property
     def restored(self) -> Path:
@@ -97,7 +98,7 @@ def plan(inputs: Iterable[Path], output: Path | None, **wishes: Any) -> Sequence
         output = start.with_name(start.name + MARK)
     elif output == STREAM:
         raise UsageError("The results are several files. Give a folder as -o.")
-    elif output.suffix.lower() in (*photos.EXTENSIONS, *ENDINGS) and not output.is_dir():
+    elif output.suffix.lower() in (*EXTENSIONS, *ENDINGS) and not output.is_dir():
         raise UsageError(f"{output}: The results are several files, with names of their own. Give a folder as -o.")
     job = SequenceJob(given[0] if len(given) == 1 else sources[0].parent, sources, output, **wishes)
     for option, path, endings in (("--stabilised", job.stabilised, ENDINGS), ("--record", job.recording, (".gif",))):
@@ -119,7 +120,7 @@ def run(job: SequenceJob, settings: SequenceSettings, console: Console) -> int:
     from blinddeblur.engine.scene import TurbulenceEngine
 
     for folder in {path.parent for path in job.results}:
-        recover(folder)
+        recover(folder, [job.results])
     if job.finished and not job.overwrite:
         console.skipped(job.name, job.folder)
         return 0
@@ -142,13 +143,13 @@ def restore(engine: "TurbulenceEngine", job: SequenceJob, progress: Progress = u
     from blinddeblur.pictures.evolution import Recording
 
     for path in job.results:  # before minutes are spent
-        photos.check_free(path, overwrite=job.overwrite)
+        check_free(path, overwrite=job.overwrite)
     seen = sequence.read(list(job.sources), job.chosen, job.most_pixels, progress)
     recording = Recording()
     result = engine.restore(seen.frames, progress, unseen if job.recording is None else recording)
     with Together(overwrite=job.overwrite) as files:
         for path, data in zip(
-            job.kernel, photos.kernel_files(result.kernel, job.folder / "kernel").values(), strict=True
+            job.kernel, kernel_files.kernel_files(result.kernel, job.folder / "kernel").values(), strict=True
         ):
             files.add(data, path)
         for path, data in zip(job.tilt, _tilt_files(result, seen), strict=True):
@@ -157,26 +158,26 @@ def restore(engine: "TurbulenceEngine", job: SequenceJob, progress: Progress = u
             files.add(_stabilised(result, seen, job.stabilised.suffix.lower(), progress), job.stabilised)
         if job.recording is not None:
             files.add(recording.gif(), job.recording)
-        files.add(photos.encode(seen.like.with_pixels(result.image), ".png"), job.restored)
+        files.add(encoding.encode(seen.like.with_pixels(result.image), ".png"), job.restored)
     return _outcome(job, seen, result)
 
 
 def _tilt_files(result: "SequenceResult", seen: sequence.Film) -> tuple[bytes, bytes]:
     """The picture and the fields."""
     height, width = seen.frames[0].shape[:2]
-    picture = photos.Photo(tilt_picture(result.tilts, result.spacing, height, width))
+    picture = Photo(tilt_picture(result.tilts, result.spacing, height, width))
     fields = io.BytesIO()
     np.savez_compressed(
         fields, tilts=result.tilts, spacing=result.spacing, weights=result.weights, names=np.array(seen.names)
     )
-    return photos.encode(picture, ".png"), fields.getvalue()
+    return encoding.encode(picture, ".png"), fields.getvalue()
 
 
 def _stabilised(result: "SequenceResult", seen: sequence.Film, ending: str, progress: Progress) -> bytes:
     """A film of the frames without their tilt."""
     from blinddeblur.engine.scene import stabilised
 
-    def frames() -> Iterator[photos.Array]:
+    def frames() -> Iterator[Array]:
         for index, (frame, tilt) in enumerate(zip(seen.frames, result.tilts, strict=True)):
             yield stabilised(frame, tilt, result.spacing)
             progress("stabilised", index + 1, len(seen.frames))

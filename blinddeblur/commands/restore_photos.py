@@ -14,8 +14,10 @@ from blinddeblur.commands.console import Console
 from blinddeblur.commands.outcome import FAILED, PhotoOutcome, attempt, exit_code, reason, told
 from blinddeblur.commands.plan import STREAM, Job
 from blinddeblur.errors import BlindDeblurError, UsageError
-from blinddeblur.files import photo as photos
-from blinddeblur.files.headers import read_header
+from blinddeblur.files import decoding, encoding, kernel_files
+from blinddeblur.files.headers import format_of
+from blinddeblur.files.names import kernel_paths, uncertainty_paths
+from blinddeblur.files.photo import Photo
 from blinddeblur.files.together import Together, recover, write_bytes, write_together
 from blinddeblur.pictures.canvas import fitted
 from blinddeblur.pictures.comparison import compare, drawn
@@ -75,8 +77,9 @@ def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
     start = time.monotonic()
     if way.report is not None:
         report.check(way.report, overwrite=any(job.wishes.overwrite for job in jobs))
-    for folder in {path.parent for job in jobs for path in job.results}:
-        recover(folder)
+    results = [job.results for job in jobs if job.restored != STREAM]
+    for folder in {path.parent for paths in results for path in paths}:
+        recover(folder, results)
     waiting = _unfinished(jobs, console)
     entries = {job: _entry(job) for job in set(jobs).difference(waiting)}
     failures: list[tuple[Path, str]] = []
@@ -113,7 +116,7 @@ def forecast(jobs: list[Job], settings: Settings, console: Console) -> int:
     for job in _unfinished(jobs, console):
         try:
             job.check()
-            height, width = photos.read(job.source, job.wishes.most_pixels).stored.shape[:2]
+            height, width = decoding.read(job.source, job.wishes.most_pixels).stored.shape[:2]
         except BlindDeblurError as error:
             failed = True
             console.failure(job.source, reason(job.source, error, verbose=False))
@@ -240,51 +243,46 @@ def produce(engine: "Engine", job: Job, data: bytes, add: Add, progress: Progres
     from blinddeblur.pictures.evolution import Recording
 
     wishes = job.wishes
-    picture = photos.decode(data, wishes.most_pixels)
+    picture = decoding.decode(data, wishes.most_pixels)
     ending = _ending(data) if job.restored == STREAM else job.restored.suffix
     if wishes.preview and max(picture.stored.shape) > PREVIEW_SIDE:
         small = engine.restore(fitted(picture.stored, PREVIEW_SIDE), progress).image
-        write_bytes(photos.encode(photos.Photo(small), ".jpg"), job.preview, overwrite=wishes.overwrite)
+        write_bytes(encoding.encode(Photo(small), ".jpg"), job.preview, overwrite=wishes.overwrite)
 
     def keep(index: int, sample: Any) -> None:
-        add(photos.encode(picture.with_pixels(sample), ending), job.sample_paths[index])
+        add(encoding.encode(picture.with_pixels(sample), ending), job.sample_paths[index])
 
     recording = Recording()
     result = engine.restore(picture.stored, progress, unseen if wishes.recording is None else recording, keep)
     if job.restored != STREAM:
-        extras = photos.kernel_files(result.kernel, job.stem)
+        extras = kernel_files.kernel_files(result.kernel, job.stem)
         if result.uncertainty is not None:
-            extras |= photos.uncertainty_files(result.uncertainty, job.stem)
+            extras |= kernel_files.uncertainty_files(result.uncertainty, job.stem)
         if wishes.compare:
-            side_by_side = photos.Photo(compare(picture.stored, result.image, result.kernel))
-            extras[job.comparison] = photos.encode(side_by_side, ".png")
+            side_by_side = Photo(compare(picture.stored, result.image, result.kernel))
+            extras[job.comparison] = encoding.encode(side_by_side, ".png")
         if wishes.kernel_map is not None:
             kernels = result.kernel[None, None] if result.kernel_map is None else result.kernel_map
-            extras[wishes.kernel_map] = photos.encode(photos.Photo(drawn(kernels)), ".png")
+            extras[wishes.kernel_map] = encoding.encode(Photo(drawn(kernels)), ".png")
         for path, content in extras.items():
             add(content, path)
         if wishes.recording is not None:
             add(recording.gif(), wishes.recording)
     # A sharp photo is not compressed once more.
     unchanged = result.sharp and (job.restored == STREAM or job.restored.suffix == job.source.suffix)
-    add(data if unchanged else photos.encode(picture.with_pixels(result.image), ending), job.restored)
+    add(data if unchanged else encoding.encode(picture.with_pixels(result.image), ending), job.restored)
     return _outcome(job, result)
 
 
 def _data(job: Job) -> bytes:
     if job.source == STREAM:
-        return sys.stdin.buffer.read(photos.most_bytes(job.wishes.most_pixels) + 1)
-    return photos.read_bytes(job.source, job.wishes.most_pixels)
+        return sys.stdin.buffer.read(decoding.most_bytes(job.wishes.most_pixels) + 1)
+    return decoding.read_bytes(job.source, job.wishes.most_pixels)
 
 
 def _ending(data: bytes) -> str:
     """That of a file with these bytes, where no name says it."""
-    try:
-        return {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tiff", "WebP": ".webp", "BMP": ".bmp"}[
-            read_header(data).format
-        ]
-    except BlindDeblurError:
-        return ".png"
+    return {"JPEG": ".jpg", "TIFF": ".tiff", "WebP": ".webp", "BMP": ".bmp"}.get(format_of(data) or "", ".png")
 
 
 def _to_standard_output(data: bytes) -> None:
@@ -293,14 +291,14 @@ def _to_standard_output(data: bytes) -> None:
 
 
 def _entry(job: Job, outcome: PhotoOutcome | None = None, error: str | None = None) -> report.ReportEntry:
-    return report.ReportEntry(job.source, job.restored, photos.kernel_paths(job.stem)[1], outcome, error)
+    return report.ReportEntry(job.source, job.restored, kernel_paths(job.stem)[1], outcome, error)
 
 
 def _outcome(job: Job, result: "Result") -> PhotoOutcome:
     wishes = job.wishes
-    kernel_preview, kernel = photos.kernel_paths(job.stem)
+    kernel_preview, kernel = kernel_paths(job.stem)
     uncertain = result.uncertainty is not None
-    uncertainty_preview, uncertainty = photos.uncertainty_paths(job.stem) if uncertain else (None, None)
+    uncertainty_preview, uncertainty = uncertainty_paths(job.stem) if uncertain else (None, None)
     return PhotoOutcome(
         input=job.source,
         restored=job.restored,

@@ -4,6 +4,7 @@ A frame that cannot be read is left out and named; all else that does not fit to
 """
 
 import glob
+import io
 import os
 import re
 import warnings
@@ -16,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import imageio.v3 as iio
 import numpy as np
 
-from blinddeblur.commands.plan import is_ours, real_name
 from blinddeblur.errors import PhotoError
-from blinddeblur.files import heif, tags
-from blinddeblur.files import photo as photos
-from blinddeblur.files.headers import is_animation, is_picture, is_tiff
-from blinddeblur.files.photo import Array, Photo
+from blinddeblur.files import decoding, tags
+from blinddeblur.files.headers import format_of, is_animation
+from blinddeblur.files.names import is_ours, real_name
+from blinddeblur.files.photo import MAXIMUM_PIXELS, READABLE, Array, Photo, as_integers
+from blinddeblur.files.quiet import silent_opencv
 from blinddeblur.files.together import reason
 
 MOST_FRAMES = 200
@@ -67,12 +67,9 @@ class Film:
 class _Source:
     """Where frames come from.
 
-    Attributes:
-        label: what sentences name.
-        frames: the name of each, and what reads it or raises PhotoError; an unread one costs little.
-        number: of frames; None where only the end shows it.
-        fps: frames per second, if known.
-        notes: sentences that are added while frames are read.
+    label: what sentences name. frames: the name of each, and what reads it or raises PhotoError; an unread one costs
+    little. number: of frames; None where only the end shows it. fps: frames per second, if known. notes: sentences that
+    are added while frames are read.
     """
 
     label: str
@@ -101,8 +98,9 @@ def find(inputs: Iterable[Path]) -> list[Path]:
 def read(
     paths: list[Path],
     chosen: slice = slice(None),
-    most_pixels: int = photos.MAXIMUM_PIXELS,
+    most_pixels: int = MAXIMUM_PIXELS,
     progress: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
+    most_bytes: int = MOST_BYTES,
 ) -> Film:
     """The frames of one file (a video, an animation, the pages of a TIFF, a single picture), or of one picture each.
 
@@ -111,6 +109,7 @@ def read(
         chosen: which frames, counted from 0 and without negative numbers.
         most_pixels: a larger frame is refused.
         progress: told how many are read.
+        most_bytes: frames that take more memory together are refused.
 
     Raises:
         PhotoError: there is no frame, none that can be read, or too many; or they are of different sizes or too large.
@@ -130,12 +129,12 @@ def read(
             left_out[name] = str(error)
             continue
         size += read[name].stored.nbytes
-        _check_bytes(size, source.label)
+        _check_bytes(size, source.label, most_bytes)
         progress("frames", len(read) + len(left_out), number)
     if not read:
         raise PhotoError(_nothing_read(source, list(left_out.values())))
     fps = None if source.fps is None else source.fps / (chosen.step or 1)
-    return _film(source, read, left_out, fps)
+    return _film(source, read, left_out, fps, most_bytes)
 
 
 def _files_of(given: Path) -> list[Path]:
@@ -146,10 +145,10 @@ def _files_of(given: Path) -> list[Path]:
         except OSError as error:
             raise PhotoError(f"{given}: The folder cannot be read, because {reason(error)}.") from error
         pictures = (given / name for name in names if not name.startswith("."))
-        found = [path for path in pictures if path.suffix.lower() in photos.READABLE and _is_frame(path)]
+        found = [path for path in pictures if path.suffix.lower() in READABLE and _is_frame(path)]
         if not found:
             raise PhotoError(
-                f"{given}: There is no picture in this folder. Pictures end in {', '.join(photos.READABLE)}; name a "
+                f"{given}: There is no picture in this folder. Pictures end in {', '.join(READABLE)}; name a "
                 "video or an animation itself."
             )
         return found
@@ -174,62 +173,56 @@ def _natural(path: Path) -> tuple[list[str | int], str]:
 def _of_pictures(paths: list[Path], most_pixels: int) -> _Source:
     names = Counter(path.name for path in paths)
     frames = (
-        (path.name if names[path.name] == 1 else str(path), partial(photos.read, path, most_pixels)) for path in paths
+        (path.name if names[path.name] == 1 else str(path), partial(decoding.read, path, most_pixels)) for path in paths
     )
     folder = os.path.commonpath([path.absolute().parent for path in paths])
     return _Source(folder, frames, len(paths))
 
 
 def _of_file(path: Path, most_pixels: int) -> _Source:
-    try:
-        photos.check_file(path)
+    with decoding.naming(str(path)):
+        decoding.check_file(path)
         with path.open("rb") as file:
-            head = file.read(HEAD)
-        if path.suffix.lower() not in photos.READABLE and not is_picture(head) and not heif.is_heif(head):
+            format = format_of(file.read(HEAD))
+        if format is None and path.suffix.lower() not in READABLE:
             return _of_video(path, most_pixels)
-        data = photos.read_bytes(path, most_pixels)
+        data = decoding.read_bytes(path, most_pixels)
         if is_animation(data):
             return _of_animation(str(path), data, most_pixels)
-        if is_tiff(data):
-            pages = [
-                page
-                for index, page in enumerate(tags.directories(data))
-                if index == 0 or not page.number(tags.NEW_SUBFILE_TYPE) & 1  # bit 0: a smaller copy of the first
-            ]
-            if len(pages) > 1:
-                return _of_pages(str(path), pages, most_pixels)
-    except PhotoError as error:
-        raise _naming(str(path), error) from error
-    return _of_pictures([path], most_pixels)
+        pages = tags.pages(list(tags.directories(data))) if format == "TIFF" else []
+    return _of_pages(str(path), data, pages, most_pixels) if len(pages) > 1 else _of_pictures([path], most_pixels)
 
 
-def _of_pages(label: str, pages: list[tags.Directory], most_pixels: int) -> _Source:
-    def page(index: int) -> Photo:
-        try:
-            return photos.decode(pages[index].alone(), most_pixels)
-        except PhotoError as error:
-            raise _naming(f"{label}, page {index}", error) from error
+def _of_pages(label: str, data: bytes, pages: list[int], most_pixels: int) -> _Source:
+    def page(number: int) -> Photo:
+        with decoding.naming(f"{label}, page {number}"):
+            return decoding.decode(data, most_pixels, page=pages[number])
 
-    return _Source(label, ((f"page {index}", partial(page, index)) for index in range(len(pages))), len(pages))
+    return _Source(label, ((f"page {number}", partial(page, number)) for number in range(len(pages))), len(pages))
 
 
 def _of_animation(label: str, data: bytes, most_pixels: int) -> _Source:
-    """A GIF, or a PNG or WebP that moves; 8 bits. Libraries beneath raise errors of every kind."""
+    """A GIF, or a PNG or WebP that moves; 8 bits. Pillow raises errors of every kind."""
+    from PIL import GifImagePlugin, PngImagePlugin, WebPImagePlugin
+
+    gif, png, webp = GifImagePlugin.GifImageFile, PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile
+    plugins: dict[str | None, Any] = {"GIF": gif, "PNG": png, "WebP": webp}
 
     def frame(index: int) -> Photo:
         try:
             with warnings.catch_warnings(action="ignore"):
-                return _photo(animation.read(index=index, mode="RGBA"))
+                animation.seek(index)
+                return _photo(np.asarray(animation.convert("RGBA")))
         except Exception as error:
             raise PhotoError(f"{label}, frame {index}: The picture cannot be decoded: the file is damaged.") from error
 
     try:
         with warnings.catch_warnings(action="ignore"):
-            animation: Any = iio.imopen(data, "r", plugin="pillow")
-            height, width = animation.properties(index=0).shape[:2]
-            photos.check_size(width, height, photos.MINIMUM_SIDE, most_pixels)
-            number = animation.properties(index=...).n_images
-            milliseconds = animation.metadata(index=0).get("duration", 0)
+            # Not Image.open, which warns of large pictures.
+            animation = plugins[format_of(data)](io.BytesIO(data))
+            width, height = animation.size
+            decoding.check_size(width, height, most_pixels)
+            number, milliseconds = animation.n_frames, animation.info.get("duration", 0)
     except PhotoError:
         raise
     except Exception as error:
@@ -239,7 +232,7 @@ def _of_animation(label: str, data: bytes, most_pixels: int) -> _Source:
 
 
 def _of_video(path: Path, most_pixels: int) -> _Source:
-    with photos.silent_opencv():
+    with silent_opencv():
         # By its whole path, which no protocol of a network begins with.
         capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     if not capture.isOpened():
@@ -248,7 +241,7 @@ def _of_video(path: Path, most_pixels: int) -> _Source:
         capture.get(asked)
         for asked in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS)
     )
-    photos.check_size(int(width), int(height), photos.MINIMUM_SIDE, most_pixels)
+    decoding.check_size(int(width), int(height), most_pixels)
     notes: list[str] = []
 
     def frames() -> Iterator[tuple[str, Callable[[], Photo]]]:
@@ -269,7 +262,7 @@ def _of_video(path: Path, most_pixels: int) -> _Source:
 
 
 def _silently(call: Callable[[], Any]) -> Any:
-    with photos.silent_opencv():
+    with silent_opencv():
         return call()
 
 
@@ -281,10 +274,6 @@ def _photo(samples: Array) -> Photo:
 
 def _believed(fps: float) -> float | None:
     return fps if 0 < fps <= FASTEST else None
-
-
-def _naming(label: str, error: PhotoError) -> PhotoError:
-    return error if str(error).startswith(label) else PhotoError(f"{label}: {error}")
 
 
 def _check_number(number: int, source: _Source) -> None:
@@ -303,10 +292,10 @@ def _check_number(number: int, source: _Source) -> None:
         )
 
 
-def _check_bytes(size: int, label: str) -> None:
-    if size > MOST_BYTES:
+def _check_bytes(size: int, label: str, most: int) -> None:
+    if size > most:
         raise PhotoError(
-            f"{label}: The frames take more than {MOST_BYTES / 2**30:g} GB of memory. Choose fewer, such as with "
+            f"{label}: The frames take more than {most / 2**30:.3g} GB of memory. Choose fewer, such as with "
             "--frames ::2, or make them smaller."
         )
 
@@ -317,31 +306,32 @@ def _nothing_read(source: _Source, reasons: list[str]) -> str:
     return reasons[0] if len(reasons) == 1 else f"None of {len(reasons)} frames can be read. {reasons[0]}"
 
 
-def _film(source: _Source, read: dict[str, Photo], left_out: dict[str, str], fps: float | None) -> Film:
+def _film(
+    source: _Source, read: dict[str, Photo], left_out: dict[str, str], fps: float | None, most_bytes: int
+) -> Film:
     """The frames in one shape and type: grey ones become colour among colours, and those of 8 bits 16 among such."""
     pictures = list(read.values())
     _check_sizes(source.label, read)
     first, channels = pictures[0], max(picture.stored.shape[2] for picture in pictures)
     depth = max(picture.depth for picture in pictures)
-    _check_bytes(len(read) * first.stored[..., 0].size * channels * depth // 8, source.label)
+    _check_bytes(len(read) * first.stored[..., 0].size * channels * depth // 8, source.label, most_bytes)
     notes = [f"{why} This frame is left out." for why in left_out.values()] + source.notes
-    for differs, sentence in (
-        ([p.stored.shape[2] != channels for p in pictures], "Grey among frames in colour, and taken as colour"),
-        ([p.depth != depth for p in pictures], "Of 8 bits among frames of 16, and taken as 16"),
-        ([_is_clear(p) for p in pictures], "Transparent in places, which the restored picture will not be"),
-        (
-            [p.icc != first.icc for p in pictures],
-            "With a colour profile other than that of the first frame, which stays",
-        ),
-    ):
-        if any(differs):
-            notes.append(f"{sentence}: {_listed([name for name, it in zip(read, differs, strict=True) if it])}.")
+    kinds: dict[str, Callable[[Photo], bool]] = {
+        "Grey among frames in colour, and taken as colour": lambda p: p.stored.shape[2] != channels,
+        "Of 8 bits among frames of 16, and taken as 16": lambda p: p.depth != depth,
+        "Transparent in places, which the restored picture will not be": _is_clear,
+        "With a colour profile other than that of the first frame, which stays": lambda p: p.icc != first.icc,
+    }
+    for sentence, differs in kinds.items():
+        those = [name for name, picture in read.items() if differs(picture)]
+        if those:
+            notes.append(f"{sentence}: {_listed(those)}.")
     if len(read) == 1:
         notes.append(
             "The tilt of one frame cannot be told from the scene's shape: what is bent stays bent. Give more frames."
         )
     frames = [
-        np.broadcast_to(photos.as_integers(picture.stored, depth), (*picture.stored.shape[:2], channels))
+        np.broadcast_to(as_integers(picture.stored, depth), (*picture.stored.shape[:2], channels))
         for picture in pictures
     ]
     like = replace(first, stored=frames[0], alpha=None, depth=depth)

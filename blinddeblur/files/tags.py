@@ -1,6 +1,6 @@
 """Tags of TIFF files and of EXIF blocks, which are small TIFF files: found, changed in place, added.
 
-No pixels here. OpenCV drops all tags of a TIFF and misreads some; photo.py relies on these functions instead. Tags that
+No pixels here. OpenCV drops all tags of a TIFF and misreads some, so these functions are relied on instead. Tags that
 travel from one file into another are held apart from any file, see Tags.
 """
 
@@ -14,23 +14,11 @@ import numpy as np
 
 from blinddeblur.errors import PhotoError
 
-NEW_SUBFILE_TYPE = 254
-WIDTH = 256
-HEIGHT = 257
-BITS_PER_SAMPLE = 258
-PHOTOMETRIC = 262
-STRIP_OFFSETS = 273
-ORIENTATION = 274
-SAMPLES_PER_PIXEL = 277
-STRIP_BYTE_COUNTS = 279
-PLANAR_CONFIGURATION = 284
-TILE_OFFSETS = 324
-TILE_BYTE_COUNTS = 325
-EXTRA_SAMPLES = 338
-SAMPLE_FORMAT = 339
+NEW_SUBFILE_TYPE, WIDTH, HEIGHT, BITS_PER_SAMPLE, PHOTOMETRIC = 254, 256, 257, 258, 262
+STRIP_OFFSETS, STRIP_BYTE_COUNTS, TILE_OFFSETS, TILE_BYTE_COUNTS = 273, 279, 324, 325
+ORIENTATION, SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION, EXTRA_SAMPLES, SAMPLE_FORMAT = 274, 277, 284, 338, 339
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
-XMP = 700
-ICC_PROFILE = 34675
+XMP, ICC_PROFILE = 700, 34675
 _EXIF_WIDTH, _EXIF_HEIGHT = 40962, 40963
 _THUMBNAIL, _THUMBNAIL_LENGTH = 513, 514
 _EXIF, _GPS, _INTEROPERABILITY = 34665, 34853, 40965  # directories of their own
@@ -48,14 +36,11 @@ ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2  # values of EXTRA_SAMPLES; associat
 WHOLE_NUMBERS = 1  # value of SAMPLE_FORMAT: unsigned integers
 
 ON_ITS_SIDE = (5, 6, 7, 8)  # values of ORIENTATION that exchange width and height
-
-_LEAST_DPI, _MOST_DPI = 1, 65535  # what every format holds: JPEG has 16 bits for it
-
 INCH, CENTIMETRE = 2, 3  # values of RESOLUTION_UNIT; 1 is no unit
-
 BYTE, SHORT, LONG, RATIONAL, UNDEFINED = 1, 3, 4, 5, 7  # types of tags
 
-CUT_OFF = "The file is cut off or damaged. Copy it again from its source."
+_LEAST_DPI, _MOST_DPI = 1, 65535  # what every format holds: JPEG has 16 bits for it
+_CUT_OFF = "The file is cut off or damaged: its tags lead beyond its end. Copy it again from its source."
 
 _BYTES_PER_VALUE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _BYTES_PER_NUMBER = _BYTES_PER_VALUE | {5: 4, 10: 4}  # a rational is two numbers
@@ -94,7 +79,7 @@ class Directory:
         # Checked here and not for all tags at once: private tags of cameras often point nowhere.
         tag = self.tags.get(number)
         if tag is not None and tag.position + tag.count * _BYTES_PER_VALUE[tag.kind] > len(self.data):
-            raise PhotoError(CUT_OFF)
+            raise PhotoError(_CUT_OFF)
         return tag
 
     def raw(self, number: int) -> bytes | None:
@@ -153,26 +138,6 @@ class Directory:
                     gathered[number] = (tag.kind, _swapped(raw, tag.kind, self.order))
         return gathered
 
-    def alone(self) -> bytes:
-        """A TIFF file with this page and no other.
-
-        Raises PhotoError when pixels lie beyond the end of the file, or parts of them share their bytes.
-        """
-        tags, pixels = self._gathered(_ANY, _BELOW), bytearray(8)  # the place of the header
-        for offsets, counts in ((STRIP_OFFSETS, STRIP_BYTE_COUNTS), (TILE_OFFSETS, TILE_BYTE_COUNTS)):
-            places = []
-            for start, length in zip(self.numbers(offsets), self.numbers(counts), strict=False):
-                part = self.data[start : start + length]
-                if len(part) < length or len(pixels) > len(self.data) + 8:
-                    raise PhotoError(CUT_OFF)
-                places.append(len(pixels))
-                pixels += part
-            if places:
-                tags[offsets] = LONG, struct.pack(f">{len(places)}I", *places)
-        pixels += bytes(len(pixels) % 2)  # directories begin at even positions, as TIFF asks
-        pixels[:8] = self.data[:4] + struct.pack(f"{self.order}I", len(pixels))
-        return bytes(pixels) + _directory_bytes(len(pixels), self.order, {}, tags)
-
     def with_numbers(self, values: dict[int, int]) -> bytes:
         """The file with the first value of each of these tags replaced; a tag that it does not have is not added."""
         changed = bytearray(self.data)
@@ -199,11 +164,23 @@ def directories(data: bytes) -> Iterator[Directory]:
                 break
             directory = _directory(data, order, position)
         except struct.error as error:
-            raise PhotoError(CUT_OFF) from error
+            raise PhotoError(_CUT_OFF) from error
         yield directory
         link = directory.link
     if link == 4:
         raise PhotoError("The TIFF file contains no picture.")
+
+
+def pages(directories: list[Directory]) -> list[int]:
+    """The numbers of those that are pages, not a smaller copy of another, as a thumbnail is. The first always is."""
+    return [index for index, page in enumerate(directories) if not (index and page.number(NEW_SUBFILE_TYPE) & 1)]
+
+
+def dpi_of(exif: bytes | None) -> tuple[float, float] | None:
+    """Pixels per inch, across and down, by an EXIF block; None when it does not say or makes no sense."""
+    with contextlib.suppress(PhotoError):
+        return next(directories(exif)).dpi() if exif else None
+    return None
 
 
 def _directory(data: bytes, order: str, position: int) -> Directory:

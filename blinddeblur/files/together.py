@@ -1,46 +1,40 @@
-"""Safe writing: files appear whole, all together or not at all, and recover tidies up after a process that was killed.
+"""Safe writing: a file appears whole or not at all, and the last of several only when all others are in place.
 
-A file waits under a temporary name in its own folder. Before several take their names, a journal that lists them is
-written into each of their folders; with the last one it is settled that all will appear, by recover if need be.
+So where the last one lies, everything lies. Until then files wait in a working folder, a hidden one in the folder where
+they belong, under a lock that ends with the process. What has its place is a link to the file that waited: by that,
+recover tells what a killed run has put there from a file of the user's.
 """
 
 import contextlib
 import errno
-import functools
+import filecmp
 import hashlib
-import json
 import os
-import platform
 import re
 import secrets
-import stat
+import shutil
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock, Timeout
 
 from blinddeblur.errors import OutputError
 
 NUL = "there is a NUL byte in its path"  # the one thing about a path that Python itself refuses, with a ValueError
 
-# All temporary files and journals of one Together share a stem: the machine, the process and its start, a random part.
-_OURS = re.compile(
-    r"(?P<stem>\.blinddeblur-(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]{1,9})-(?P<start>[0-9]{1,19})-[0-9a-f]{16})"
-    r"(\.[0-9]{1,9}\.tmp|\.journal)"
-)
-# Seconds after which the process of another machine, which nobody can ask for, is taken to be gone. A journal lives as
-# long as a few files are renamed; a temporary file may wait for others that are hours of computation away.
-_PATIENCE = {".journal": 3600, ".tmp": 24 * 3600}
-_LONGEST_JOURNAL = 2**20  # bytes; hundreds of the longest paths
+_WORKING_FOLDER = re.compile(r"\.blinddeblur-[0-9a-f]{16}")
+_LOCK = "lock"
+_ATTEMPTS = 10  # to have a working folder of one's own, before another run takes it for one left behind
 
 
 class Together:
-    """Files that appear together, or not at all: each waits under a temporary name in its folder for the last one.
+    """Files that appear together: the last one added only when all others are in place, or none.
 
-    At the end of the block they take their names, in the order in which they were added: once the last is there, all
-    are. If that is cut short, recover completes it. After an error or an interrupt within the block no temporary file
-    stays behind.
+    At the end of the block they take their places, in the order in which they were added. Where several may be
+    replaced, the old last one goes before the first new one comes. After an error nothing of ours stays behind; after a
+    kill, recover clears it away.
 
     Example:
         >>> with Together(overwrite=False) as files:  # doctest: +SKIP
@@ -49,16 +43,15 @@ class Together:
     """
 
     def __init__(self, *, overwrite: bool) -> None:
-        pid = os.getpid()
         self._overwrite = overwrite
-        self._stem = f".blinddeblur-{_host()}-{pid}-{_start(pid)}-{secrets.token_hex(8)}"
-        self._paths: list[Path] = []
+        self._locks: dict[Path, FileLock] = {}  # of the working folders, by the folders of results
+        self._files: dict[Path, Path] = {}  # where each waits
 
     def __enter__(self) -> "Together":
         return self
 
     def add(self, data: bytes, path: Path) -> None:
-        """Write a file under a temporary name. Missing folders are created.
+        """Write a file that waits. Missing folders are created.
 
         Raises OutputError when the file exists and may not be overwritten, and when the system refuses (no permission,
         full disk).
@@ -72,9 +65,11 @@ class Together:
         check_free(path, overwrite=self._overwrite)
         with _said_in_words(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._paths.append(path)
-            temporary, _ = _waiting(self._stem, self._paths)[-1]
-            with temporary.open("xb") as file:
+            if path.parent not in self._locks:
+                self._locks[path.parent] = _working_folder(path.parent)
+            waiting = _waiting(self._locks[path.parent], path)
+            with waiting.open("xb") as file:
+                self._files[path] = waiting
                 yield file
                 _reach_disk(file)
 
@@ -83,66 +78,65 @@ class Together:
             if kind is None:
                 self._appear()
         except Exception:
-            self._discard()
+            self._clear()
             raise
-        # An interrupt on the way leaves what recover needs.
-        self._discard()
+        self._clear()  # but not after an interrupt on the way: that leaves what recover needs
 
     def _appear(self) -> None:
-        for path in self._paths:
+        for path in self._files:
             check_free(path, overwrite=self._overwrite)
-        if len(self._paths) > 1:  # one file takes its name at once
-            self._write_journals()
-        for temporary, path in _waiting(self._stem, self._paths):
-            with _said_in_words(path):
-                _move(temporary, path, overwrite=self._overwrite)
+        placed: list[Path] = []
+        paths = list(self._files)
+        try:
+            for path in paths:
+                with _said_in_words(path):
+                    if self._overwrite and path == paths[0] != paths[-1]:
+                        paths[-1].unlink(missing_ok=True)
+                    _place(self._files[path], path, overwrite=self._overwrite, last=path == paths[-1])
+                placed.append(path)
+        except Exception:
+            for path in placed:
+                path.unlink(missing_ok=True)
+            raise
 
-    def _write_journals(self) -> None:
-        """The one beside the last file, which makes all of them count, comes last."""
-        for folder in reversed(_folders(self._paths)):
-            # By their mere names, so that a folder may be moved, or mounted elsewhere.
-            names = [path.name if path.parent == folder else str(path.absolute()) for path in self._paths]
-            journal = _journal(self._stem, folder)
-            with _said_in_words(journal), journal.open("xb") as file:
-                file.write(json.dumps({"overwrite": self._overwrite, "files": names}).encode())
-                _reach_disk(file)
-
-    def _discard(self) -> None:
-        for path in self._paths[-1:]:
-            with _said_in_words(path):
-                _remove(self._stem, self._paths)
+    def _clear(self) -> None:
+        for lock in self._locks.values():
+            _clear(lock)
 
 
 def write_bytes(data: bytes, path: Path, *, overwrite: bool) -> None:
-    """Write a whole file or none: into a temporary file beside it, which then takes its name. See Together.add."""
+    """Write a whole file or none. See Together.add."""
     write_together([(path, data)], overwrite=overwrite)
 
 
 def write_together(files: Iterable[tuple[Path, bytes]], *, overwrite: bool) -> None:
-    """Write all files or none. See Together.add."""
+    """Write all files or none, the last one last. See Together.add."""
     with Together(overwrite=overwrite) as together:
         for path, data in files:
             together.add(data, path)
 
 
-def recover(folder: Path) -> None:
-    """Complete or clear away what processes that are gone have left in a folder of results.
+def recover(folder: Path, results: Iterable[Sequence[Path]] = ()) -> None:
+    """Clear away what killed runs have left in a folder of results.
 
-    Files that were about to appear together do so, also those in other folders, unless a name was taken meanwhile and
-    may not be overwritten; all other temporary files are removed. What belongs to a living process stays, and so does,
-    without a word, what cannot be touched.
+    A working folder whose run still goes stays, and so does, without a word, what cannot be touched.
 
-    Journals are not trusted: whatever they say, only temporary files of the same process are renamed, each within its
-    own folder.
+    Args:
+        folder: where to look; it need not exist.
+        results: those that appear together, the last one last. Where it is missing, the others go as well if a killed
+            run has put them there.
     """
-    for stem, journal in _left_behind(folder, ".journal"):
-        with contextlib.suppress(OSError, ValueError, OutputError):
-            _complete(stem, journal)
-    for stem, temporary in _left_behind(folder, ".tmp"):
-        with contextlib.suppress(OSError):
-            # Beside a journal that could not be completed now, it waits for the next time.
-            if not _is_regular(_journal(stem, folder)):
-                temporary.unlink()
+    found: list[Path] = []
+    with contextlib.suppress(OSError, ValueError):  # there is no such folder
+        found = [path for path in folder.iterdir() if _WORKING_FOLDER.fullmatch(path.name)]
+    for working in found:
+        if working.is_symlink() or (working / _LOCK).is_symlink():  # none of ours
+            continue
+        with contextlib.suppress(OSError, Timeout), FileLock(working / _LOCK, timeout=0) as lock:
+            for path in (path for paths in results if not os.path.lexists(paths[-1]) for path in paths):
+                if path.parent == folder and _is_placed(_waiting(lock, path), path):
+                    path.unlink()
+            _clear(lock)
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
@@ -208,128 +202,53 @@ def _reach_disk(file: IO[bytes]) -> None:
     os.fsync(file.fileno())  # some systems report a full disk only here
 
 
-def _waiting(stem: str, paths: list[Path]) -> list[tuple[Path, Path]]:
-    """The temporary and the final name of each file.
-
-    The temporary is not derived from the final one, which may already be as long as the system allows.
-    """
-    return [(path.parent / f"{stem}.{index}.tmp", path) for index, path in enumerate(paths)]
-
-
-def _folders(paths: list[Path]) -> list[Path]:
-    """Each once, that of the last file first."""
-    return list(dict.fromkeys(path.parent for path in reversed(paths)))
-
-
-def _journal(stem: str, folder: Path) -> Path:
-    return folder / f"{stem}.journal"
+def _working_folder(folder: Path) -> FileLock:
+    """A new working folder in a folder of results: its lock, which is held."""
+    for _ in range(_ATTEMPTS):
+        working = folder / f".blinddeblur-{secrets.token_hex(8)}"
+        working.mkdir()
+        lock = FileLock(working / _LOCK, timeout=0)
+        with contextlib.suppress(Timeout, FileNotFoundError):  # another run was quicker to take it for one left behind
+            lock.acquire()
+            if working.exists():
+                return lock
+        shutil.rmtree(working, ignore_errors=True)
+    raise OutputError(f"{folder}: No file can be locked here. Choose another place for the results.")
 
 
-def _move(temporary: Path, path: Path, *, overwrite: bool) -> None:
-    """Give the temporary file its final name. Raises OutputError if that is taken and may not be overwritten."""
-    if not overwrite:
-        try:
-            # Unlike a rename, a link fails when the name was taken meanwhile.
-            os.link(temporary, path)
-            return
-        except FileExistsError as error:
+def _waiting(lock: FileLock, path: Path) -> Path:
+    """Where a file waits. Its name may be as long as the system allows, and must not look like that of a photo."""
+    return Path(lock.lock_file).parent / hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+
+
+def _place(waiting: Path, path: Path, *, overwrite: bool, last: bool) -> None:
+    """Give a file that waits its place. Raises OutputError if that is taken and may not be overwritten."""
+    try:
+        os.link(waiting, path)  # unlike a rename, it fails when the name was taken meanwhile
+    except OSError as error:
+        if not overwrite and os.path.lexists(path):
             raise OutputError(_exists(path)) from error
-        except OSError as error:
-            # A file system without links, such as FAT: a check just before the rename is the best there is.
-            if os.path.lexists(path):
-                raise OutputError(_exists(path)) from error
-    os.replace(temporary, path)
+        # To be replaced; or on a file system without links, such as FAT, where the check just made is the best there
+        # is, and a copy has to stay for recover.
+        if not (last or overwrite):
+            data, waiting = waiting.read_bytes(), waiting.with_suffix(".copy")
+            with waiting.open("xb") as file:
+                file.write(data)
+                _reach_disk(file)
+        os.replace(waiting, path)
 
 
-def _remove(stem: str, paths: list[Path]) -> None:
-    """Remove what is temporary. The journal that counts goes first: without it, nothing is completed any more."""
-    for folder in _folders(paths):
-        _journal(stem, folder).unlink(missing_ok=True)
-    for temporary, _ in _waiting(stem, paths):
-        temporary.unlink(missing_ok=True)
-
-
-def _complete(stem: str, journal: Path) -> None:
-    """Move what a journal lists, if that was settled, and remove what is temporary, the journal included."""
-    written = _read_journal(journal)
-    if written is None:  # cut off, so that nothing has been moved
-        journal.unlink()
-        return
-    paths, overwrite = written
-    if _read_journal(_journal(stem, paths[-1].parent)):
-        for temporary, path in _waiting(stem, paths):
-            if not _is_regular(temporary):
-                continue  # it has its name already
-            if not overwrite and os.path.lexists(path):
-                if os.path.samestat(os.lstat(temporary), os.lstat(path)):
-                    continue
-                break  # taken meanwhile: as at the end of Together, no other file follows
-            _move(temporary, path, overwrite=overwrite)
-    _remove(stem, paths)
-
-
-def _read_journal(journal: Path) -> tuple[list[Path], bool] | None:
-    """The files and whether they may overwrite others; None if it is missing or makes no sense."""
-    if not _is_regular(journal):
-        return None
-    with journal.open("rb") as file, contextlib.suppress(ValueError, RecursionError):
-        match json.loads(file.read(_LONGEST_JOURNAL)):
-            case {"overwrite": bool(overwrite), "files": [_, *_] as names} if all(isinstance(n, str) for n in names):
-                return [journal.parent / name for name in names], overwrite
-    return None
-
-
-def _is_regular(path: Path) -> bool:
-    """Whether it is a file, and no symbolic link to one."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return stat.S_ISREG(os.lstat(path).st_mode)
+def _is_placed(waiting: Path, path: Path) -> bool:
+    """Whether what lies there is the file that waited for this place, or its copy."""
+    with contextlib.suppress(OSError):
+        return filecmp.cmp(waiting, path, shallow=False)
     return False
 
 
-def _left_behind(folder: Path, ending: str) -> list[tuple[str, Path]]:
-    """The files of ours with this ending whose process is gone, each after its stem."""
-    found = []
-    with contextlib.suppress(OSError, ValueError):  # there is no such folder
-        for path in folder.iterdir():
-            match = _OURS.fullmatch(path.name)
-            if match and path.suffix == ending and _is_regular(path) and _is_gone(match, path):
-                found.append((match["stem"], path))
-    return found
-
-
-def _is_gone(match: re.Match[str], path: Path) -> bool:
-    """Whether the process that a file is named after has ended."""
-    if match["host"] != _host() or sys.platform == "win32":  # where to ask for a process is to interrupt it
-        return time.time() - path.lstat().st_mtime > _PATIENCE[path.suffix]
-    pid, start = int(match["pid"]), int(match["start"])
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # it is another user's
-        pass
-    now = _start(pid)
-    return start != now and 0 not in (start, now)  # the number is another process's by now
-
-
-@functools.cache
-def _host() -> str:
-    """Where the number of a process means the same process: the machine, and on Linux the container.
-
-    Names of machines alone are not unique on a network.
-    """
-    place = platform.node()
-    with contextlib.suppress(OSError):
-        place += Path("/etc/machine-id").read_text()
-    with contextlib.suppress(OSError):
-        place += os.readlink("/proc/self/ns/pid")
-    return hashlib.sha256(place.encode()).hexdigest()[:8]
-
-
-def _start(pid: int) -> int:
-    """When a process was started, in ticks since the machine was; 0 if the system does not say, -1 if it has ended."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        # Behind the name of its program, which may contain spaces and parentheses.
-        state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return -1 if state == b"Z" else int(fields[18])
-    return 0
+def _clear(lock: FileLock) -> None:
+    """Remove a working folder whose lock is held. What cannot be removed now waits for recover."""
+    working = Path(lock.lock_file).parent
+    shutil.rmtree(working, ignore_errors=True)
+    lock.release()
+    if sys.platform == "win32":  # where a file that is open cannot be removed
+        shutil.rmtree(working, ignore_errors=True)

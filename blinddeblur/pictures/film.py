@@ -12,8 +12,8 @@ import imageio.v3 as iio
 import numpy as np
 
 from blinddeblur.errors import OutputError
-from blinddeblur.files import photo as photos
-from blinddeblur.files.photo import Array
+from blinddeblur.files.photo import Array, as_integers
+from blinddeblur.files.quiet import silent_opencv
 
 ENDINGS = (".mp4", ".gif")
 FPS = 10.0  # Frames per second where the source does not say how many.
@@ -33,7 +33,7 @@ def film(frames: Iterable[Array], fps: float, ending: str) -> bytes:
     Raises:
         OutputError: the codec is missing, or the film could not be written.
     """
-    plain = (photos.as_integers(frame, 8) for frame in frames)
+    plain = (as_integers(frame, 8) for frame in frames)
     if ending == ".gif":
         return gif(plain, max(_FASTEST_GIF, round(1000 / fps)))
     return _mp4(plain, fps)
@@ -62,7 +62,7 @@ def _mp4(frames: Iterable[Array], fps: float) -> bytes:
     height, width = (side + side % 2 for side in first.shape[:2])
     with tempfile.TemporaryDirectory(prefix="blinddeblur-") as folder:
         path = Path(folder) / "film.mp4"
-        with photos.silent_opencv():
+        with silent_opencv():
             code = cv2.VideoWriter.fourcc(*_CODEC)
             writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, fps, (width, height))
         if not writer.isOpened():
@@ -71,10 +71,10 @@ def _mp4(frames: Iterable[Array], fps: float) -> bytes:
         for frame in chain([first], remaining):
             colours = np.broadcast_to(frame, (*frame.shape[:2], 3))[..., ::-1]
             padded = np.pad(colours, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), "edge")
-            with photos.silent_opencv():
+            with silent_opencv():
                 writer.write(padded)
             number += 1
-        with photos.silent_opencv():
+        with silent_opencv():
             writer.release()
             # The writer says nothing where the disk is full.
             written = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from blinddeblur.errors import EstimationError, WeightsError
-from blinddeblur.files.photo import write_bytes
+from blinddeblur.files.together import write_bytes
 from blinddeblur.training.muon import optimisers
 
 LEARNING_RATE = 1.5e-3  # of Muon and AdamW alike

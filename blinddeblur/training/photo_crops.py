@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from blinddeblur.errors import PhotoError, UsageError
-from blinddeblur.files import photo
+from blinddeblur.files import decoding
+from blinddeblur.files.photo import EXTENSIONS
 
 MEMORY = 4 * 2**30  # bytes of photos to hold at once, over all workers
 FIRST = 32  # photos to read before the first crop
@@ -53,7 +54,7 @@ def find_photos(folder: Path, shares: Mapping[str, float] | None = None, beside:
     """
     if not folder.is_dir():
         raise PhotoError(f"{folder} is no folder. Give a folder of sharp photographs to learn from.")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in photo.EXTENSIONS and p.is_file())
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
     if beside is not None:
         found = [p for p in found if beside.resolve() not in p.resolve().parents]
     if not found:
@@ -69,7 +70,7 @@ def find_photos(folder: Path, shares: Mapping[str, float] | None = None, beside:
 
 def read_pixels(path: Path) -> Pixels:
     """(H, W, 3), RGB, 8 bits. Raises PhotoError for what is no photo, or damaged."""
-    pixels = photo.read(path).pixels
+    pixels = decoding.read(path).pixels
     levels = np.rint(255 * pixels).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)))
 

@@ -21,8 +21,9 @@ from safetensors.torch import save
 from torch import nn
 
 from blinddeblur.errors import OutputError, UsageError
-from blinddeblur.files import photo
-from blinddeblur.files.photo import write_bytes
+from blinddeblur.files import encoding
+from blinddeblur.files.photo import Photo
+from blinddeblur.files.together import write_bytes
 from blinddeblur.training.loop import Status, read_checkpoint
 from blinddeblur.training.validation import Report
 
@@ -98,7 +99,7 @@ class PriorFolder:
         data = save({key: value.half().cpu().contiguous() for key, value in average.state_dict().items()})
         write_bytes(data, weights, overwrite=True)
         write_bytes((json.dumps(report.figures, indent=2) + "\n").encode(), self.validation, overwrite=True)
-        photo.write(photo.Photo(report.samples), self.samples, overwrite=True)
+        encoding.write(Photo(report.samples), self.samples, overwrite=True)
         digest = hashlib.sha256(data).hexdigest()
         fields = entry | {"file": weights.name, "addresses": [], "size": len(data), "sha256": digest, "bundled": False}
         write_bytes(_toml(name, fields).encode(), self.weights, overwrite=True)

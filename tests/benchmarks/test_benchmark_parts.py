@@ -17,7 +17,8 @@ from benchmarks.sheet import GAP, MOST_ROWS, SIDE, contact_sheet
 from benchmarks.skimage_peers import Method, deconvolved, main
 from blinddeblur import random_kernel
 from blinddeblur.errors import KernelError
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding, kernel_files
+from blinddeblur.files.photo import Photo
 
 needs_metric = pytest.mark.skipif(
     importlib.util.find_spec(perceptual.PACKAGE) is None, reason="the weights of the perceptual metric are an extra"
@@ -45,25 +46,25 @@ def test_a_file_is_restored_in_its_depth(
     method: Method, depth: int, channels: int, kernel: NDArray[np.float32], tmp_path: Path
 ) -> None:
     x, y = blurred(64, 72, channels, kernel)
-    photo.write(photo.Photo(y, depth=depth), tmp_path / "blurred.png")
+    encoding.write(Photo(y, depth=depth), tmp_path / "blurred.png")
     np.save(tmp_path / "kernel.npy", kernel)
     main(method, tmp_path / "blurred.png", tmp_path / "kernel.npy", tmp_path / "result.png")
-    restored = photo.read(tmp_path / "result.png")
+    restored = decoding.read(tmp_path / "result.png")
     assert restored.depth == depth
     assert psnr(x, restored.pixels) > psnr(x, y) + 3
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_others_make_of_a_continued_copy_is_cut_to_the_photo(channels: int, tmp_path: Path) -> None:
-    source = photo.Photo(sharp(61, 70, channels), depth=16)
-    photo.write(source, tmp_path / "photo.png")
+    source = Photo(sharp(61, 70, channels), depth=16)
+    encoding.write(source, tmp_path / "photo.png")
     exchange.photo(tmp_path / "photo.png", tmp_path / "theirs" / "copy.png", multiple=16)
-    copy = photo.read(tmp_path / "theirs" / "copy.png")
+    copy = decoding.read(tmp_path / "theirs" / "copy.png")
     assert copy.stored.shape == (64, 80, channels)
     assert copy.depth == 8
     assert np.array_equal(copy.stored[61], copy.stored[60])
     exchange.cut(tmp_path / "theirs" / "copy.png", tmp_path / "photo.png", tmp_path / "cut.png")
-    assert np.abs(photo.read(tmp_path / "cut.png").pixels - source.pixels).max() < 0.51 / 255
+    assert np.abs(decoding.read(tmp_path / "cut.png").pixels - source.pixels).max() < 0.51 / 255
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -71,7 +72,7 @@ def test_a_kernel_of_floating_point_numbers_is_read(turned: bool, kernel: NDArra
     cv2.imwrite(str(tmp_path / "kernel.tif"), kernel)
     exchange.kernel(tmp_path / "kernel.tif", tmp_path / "kernel.npy", turned=turned)
     expected = kernel[::-1, ::-1] if turned else kernel
-    assert photo.read_kernel(tmp_path / "kernel.npy") == pytest.approx(expected, abs=1e-6)
+    assert kernel_files.read_kernel(tmp_path / "kernel.npy") == pytest.approx(expected, abs=1e-6)
     with pytest.raises(KernelError, match="cannot be read"):
         exchange.kernel(tmp_path / "no.tif", tmp_path / "no.npy")
 
@@ -95,7 +96,7 @@ def patch(top: int, left: int) -> NDArray[np.uint8]:
 
 def sheet(path: Path, *cases: tuple[str, dict[str, NDArray]]) -> NDArray[np.uint8]:
     contact_sheet(cases, path)
-    return photo.read(path).stored
+    return decoding.read(path).stored
 
 
 def panels(picture: NDArray[np.uint8], columns: int, row: int = 0, rows: int = 1) -> list[NDArray[np.uint8]]:

@@ -24,7 +24,8 @@ from benchmarks.comparison import Wanted
 from benchmarks.contenders import Contender
 from benchmarks.results import Row
 from blinddeblur.errors import UsageError
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding, kernel_files
+from blinddeblur.files.photo import Photo
 from blinddeblur.physics.convolution import blur
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ Array = NDArray[Any]
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     for seed in range(3):
-        photo.write(photo.Photo(sharp(150, 160, 3, seed)), folder / f"scene{seed}.png")
+        encoding.write(Photo(sharp(150, 160, 3, seed)), folder / f"scene{seed}.png")
     return folder
 
 
@@ -113,10 +114,14 @@ def test_photos_are_blurred_by_their_kernels_and_noised(photos: Path, tmp_path: 
     for case in cases:
         assert case.sharp is not None
         assert case.kernel is not None
-        y, x, kernel = photo.read(case.blurred), photo.read(case.sharp).pixels, photo.read_kernel(case.kernel)
+        y, x, kernel = (
+            decoding.read(case.blurred),
+            decoding.read(case.sharp).pixels,
+            kernel_files.read_kernel(case.kernel),
+        )
         assert y.depth == 8
         assert kernel.shape == (7, 7)
-        assert photo.read_kernel(case.kernel.with_suffix(".png")) == pytest.approx(kernel, abs=1e-4)
+        assert kernel_files.read_kernel(case.kernel.with_suffix(".png")) == pytest.approx(kernel, abs=1e-4)
         made = blur(torch.from_numpy(x).permute(2, 0, 1)[None], torch.from_numpy(kernel).float())[0].permute(1, 2, 0)
         assert np.std(y.pixels[3:-3, 3:-3] - made.numpy()) == pytest.approx(0.02, rel=0.05)
     first = sets.photos(photos, tmp_path, sets.Recipe(1, SIDE, (3, 5), noise=0.02))  # else the files would differ
@@ -137,7 +142,7 @@ def test_photons_make_noise_that_grows_with_the_light(photos: Path) -> None:
 def test_the_crop_with_most_texture(tmp_path: Path) -> None:
     flat = np.full((300, 300, 3), 0.5, np.float32)
     flat[200:290, 10:100] = sharp(90, 90, 3)
-    photo.write(photo.Photo(flat), tmp_path / "flat.png")
+    encoding.write(Photo(flat), tmp_path / "flat.png")
     spread, texture = (
         next(sets.blurred_crops([tmp_path / "flat.png"], sets.Recipe(1, SIDE, (3, 5), crops=crops)))
         for crops in ("spread", "texture")
@@ -184,9 +189,9 @@ def levin(folder: Path, **changed: Array) -> Path:
 def test_levin_is_read_from_its_files_for_matlab(tmp_path: Path) -> None:
     case, _ = sets.levin(levin(tmp_path / "data"), tmp_path / "set", number=2)
     assert case.name == "im05_flit01"
-    assert photo.read(case.blurred).depth == 16
+    assert decoding.read(case.blurred).depth == 16
     assert case.kernel is not None
-    kernel, true = photo.read_kernel(case.kernel), streak(15)
+    kernel, true = kernel_files.read_kernel(case.kernel), streak(15)
     true[2, 10] = 0.05
     assert kernel == pytest.approx(true / true.sum(), abs=1e-6)  # turned back, and of sum 1
     pictures = tmp_path / "set"
@@ -222,19 +227,19 @@ def test_data_that_are_missing_are_told_where_to_get(tmp_path: Path) -> None:
 def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     deep = np.random.default_rng(0).integers(0, 2**16, (70, 80, 3)).astype(np.uint16)
     alpha = np.full((70, 80), 9, np.uint16)
-    photo.write(photo.Photo(deep, alpha, depth=16), tmp_path / "data" / "a.tiff")
+    encoding.write(Photo(deep, alpha, depth=16), tmp_path / "data" / "a.tiff")
     (plain,) = sets.folder(tmp_path / "data", tmp_path / "set")
     assert (plain.sharp, plain.kernel) == (None, None)
-    assert np.array_equal(photo.read(plain.blurred).stored, deep)
-    photo.write(photo.Photo(sharp(70, 80, 1)), tmp_path / "full" / "blurred" / "a.png")
-    photo.write(photo.Photo(sharp(70, 80, 1)), tmp_path / "full" / "sharp" / "a.bmp")
+    assert np.array_equal(decoding.read(plain.blurred).stored, deep)
+    encoding.write(Photo(sharp(70, 80, 1)), tmp_path / "full" / "blurred" / "a.png")
+    encoding.write(Photo(sharp(70, 80, 1)), tmp_path / "full" / "sharp" / "a.bmp")
     (full,) = sets.folder(tmp_path / "full", tmp_path / "other")
     assert full.sharp is not None
-    photo.write(photo.Photo(sharp(70, 81, 1)), tmp_path / "full" / "blurred" / "b.png")
-    photo.write(photo.Photo(sharp(70, 80, 1)), tmp_path / "full" / "sharp" / "b.png")
+    encoding.write(Photo(sharp(70, 81, 1)), tmp_path / "full" / "blurred" / "b.png")
+    encoding.write(Photo(sharp(70, 80, 1)), tmp_path / "full" / "sharp" / "b.png")
     with pytest.raises(UsageError, match=r"b\.png has 81x70 pixels, and its truth 80x70"):
         sets.folder(tmp_path / "full", tmp_path / "other")
-    photo.write(photo.Photo(sharp(70, 80, 1)), tmp_path / "data" / "a.png")
+    encoding.write(Photo(sharp(70, 80, 1)), tmp_path / "data" / "a.png")
     with pytest.raises(UsageError, match="have one name"):
         sets.folder(tmp_path / "data", tmp_path / "set")
 
@@ -404,13 +409,13 @@ def test_kernels_are_passed_on_and_judged(photos: Path, tmp_path: Path) -> None:
     cases = sets.photos(photos, tmp_path / "truth", noisy)
     for case in cases:  # what `fast-known` will answer: the truth, with an error of 0.001
         assert case.sharp is not None
-        answer = photo.read(case.sharp).pixels + np.float32(0.01)
-        photo.write(photo.Photo(answer, depth=16), tmp_path / "answers" / case.blurred.name)
+        answer = decoding.read(case.sharp).pixels + np.float32(0.01)
+        encoding.write(Photo(answer, depth=16), tmp_path / "answers" / case.blurred.name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRUTH", str(tmp_path / "answers"))
         assert run(photos, output, file, ["given"], methods=["fast-known"], noise=0.04) == 0
     found = rows(output)
-    truth = photo.read_kernel(cases[1].kernel or Path())
+    truth = kernel_files.read_kernel(cases[1].kernel or Path())
     line = np.zeros((7, 7))
     line[3] = 1
     assert found["fast", "001"]["mnc"] == pytest.approx(metrics.agreement(line, truth))
@@ -430,7 +435,7 @@ def test_kernels_are_passed_on_and_judged(photos: Path, tmp_path: Path) -> None:
 
 
 def test_photos_without_truth_have_seconds_alone(tmp_path: Path) -> None:
-    photo.write(photo.Photo(sharp(70, 80, 1)), tmp_path / "data" / "a.png")
+    encoding.write(Photo(sharp(70, 80, 1)), tmp_path / "data" / "a.png")
     file = peers(tmp_path, same={"command": COPY}, knows={"command": [*COPY, "{true_kernel}"]})
     output = tmp_path / "out"
     assert run(tmp_path / "data", output, file, ["same", "knows"], name=str(tmp_path / "data")) == 0
@@ -498,7 +503,7 @@ def test_our_own_method_with_the_true_kernel_restores(photos: Path, tmp_path: Pa
     shown = table(output)
     assert shown["fast-known"]["told"] == "true kernel"
     assert float(shown["fast-known"]["PSNR"]) > float(shown["blurred"]["PSNR"]) + 3
-    restored, truth = (photo.read(output / place).pixels for place in ("fast-known/000.png", "set/sharp/000.png"))
+    restored, truth = (decoding.read(output / place).pixels for place in ("fast-known/000.png", "set/sharp/000.png"))
     assert psnr(restored, truth, 15) == pytest.approx(rows(output)["fast-known", "000"]["raw"], abs=0.01)
 
 

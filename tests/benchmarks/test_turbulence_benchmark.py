@@ -11,7 +11,8 @@ from scenes import sharp
 from benchmarks import turbulence
 from benchmarks.turbulence import BEST, MARGIN, RIM, Answer, Case, drawn, main, registered_mean
 from blinddeblur.errors import OutputError, UsageError
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding
+from blinddeblur.files.photo import Photo
 
 SIDE = 64
 
@@ -24,7 +25,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    photo.write(photo.Photo(sharp(150, 160, 3)), folder / "scene.png")
+    encoding.write(Photo(sharp(150, 160, 3)), folder / "scene.png")
     return folder
 
 
@@ -94,7 +95,7 @@ def test_it_prints_a_table_and_keeps_figures_and_pictures(
         baselines = [by_name[key]["own_psnr"] for key in by_name if key[0] == frames and key[1] in ("input", "median")]
         assert by_name[frames, BEST]["own_psnr"] == max(baselines)
         assert by_name[frames, "fast"]["mnc"] > 0.5
-        picture = photo.read(keep / f"scene-2-{frames}.png").pixels
+        picture = decoding.read(keep / f"scene-2-{frames}.png").pixels
         assert picture.shape == (SIDE, 4 * SIDE, 3)
     assert by_name[1, "fast"]["tilt_error"] is None
     assert 0 < by_name[3, "fast"]["tilt_error"] < 3

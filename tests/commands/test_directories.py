@@ -17,7 +17,8 @@ from scenes import blurred, streak
 from typer.testing import CliRunner, Result
 
 from blinddeblur.cli import app
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding
+from blinddeblur.files.photo import Photo
 
 QUICK = ["--steps", "2", "--kernel-size", "9", "--device", "cpu"]
 KNOWN = ["--kernel", "k.npy", "--device", "cpu"]  # no estimate, so that a photo takes a moment
@@ -38,7 +39,7 @@ def run(*arguments: str | Path, given: bytes | None = None) -> Result:
 def make(path: str, side: int = 36, seed: int = 0, width: int | None = None, **kind: object) -> Path:
     _, y = blurred(side, width or side + 4, 3, streak(5, 3), sigma=0.002, seed=seed)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    photo.write(photo.Photo(y, **kind), Path(path))
+    encoding.write(Photo(y, **kind), Path(path))
     return Path(path)
 
 
@@ -92,7 +93,7 @@ def mixed_directory() -> tuple[set[str], set[str]]:
             (f"deep grey.{ending}", deep[..., :1], None),
             (f"deep clear.{ending}", deep, deep[..., 0]),
         ):
-            photo.write(photo.Photo(stored, alpha, 16), Path("in") / name)
+            encoding.write(Photo(stored, alpha, 16), Path("in") / name)
             good.add(name)
     for ending in ("jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp"):
         name = f"Größe 東京 {ending}.{ending}"
@@ -141,9 +142,9 @@ def test_forty_files_of_every_kind() -> None:
     assert len(restored("out")) == len(good)
     assert {name: (Path("in") / name).read_bytes() for name in tree("in")} == before
     for name in good:
-        source = photo.read(Path("in") / name)
+        source = decoding.read(Path("in") / name)
         several = sum(Path(other).stem == Path(name).stem for other in good | bad) > 1
-        target = photo.read(Path("out") / f"{name if several else Path(name).stem}.deblurred{Path(name).suffix}")
+        target = decoding.read(Path("out") / f"{name if several else Path(name).stem}.deblurred{Path(name).suffix}")
         assert target.stored.shape == source.stored.shape, name
         assert target.stored.dtype == source.stored.dtype, name
         assert (target.alpha is None) == (source.alpha is None), name
@@ -233,7 +234,7 @@ def test_standard_input_and_output() -> None:
     data = make("a.png").read_bytes()
     result = run("restore", "-", *KNOWN, given=data)
     assert result.exit_code == 0
-    assert photo.decode(result.stdout_bytes).stored.shape == (36, 40, 3)
+    assert decoding.decode(result.stdout_bytes).stored.shape == (36, 40, 3)
     assert run("restore", "-", "-o", "b.jpg", *KNOWN, given=data).exit_code == 0
     assert tree(".") == ["a.png", "b.deblurred.jpg", "b.kernel.npy", "b.kernel.png", "k.npy"] or Path("b.jpg").exists()
     piped = run("restore", "a.png", "-o", "-", *KNOWN)
@@ -298,7 +299,7 @@ def test_small_tiles_give_the_same_photo() -> None:
     make("a.png", side=160)
     assert run("restore", "a.png", "-o", "whole.png", *KNOWN).exit_code == 0
     assert run("restore", "a.png", "-o", "tiled.png", "--tile", "80", "--overlap", "24", *KNOWN).exit_code == 0
-    whole, tiled = (photo.read(Path(name)).pixels for name in ("whole.png", "tiled.png"))
+    whole, tiled = (decoding.read(Path(name)).pixels for name in ("whole.png", "tiled.png"))
     assert -10 * np.log10(np.square(whole - tiled).mean() + 1e-12) > 0
     assert -10 * np.log10(np.square(whole - tiled).mean() + 1e-12) > 45
 
@@ -306,7 +307,7 @@ def test_small_tiles_give_the_same_photo() -> None:
 def test_any_error_is_of_one_photo_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     make("in/a.png")
     make("in/b.png", seed=1)
-    real, calls = photo.encode, []
+    real, calls = encoding.encode, []
 
     def broken(*arguments: object) -> bytes:
         calls.append(arguments)
@@ -314,7 +315,7 @@ def test_any_error_is_of_one_photo_and_the_others_go_on(monkeypatch: pytest.Monk
             raise MemoryError("no memory")
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("blinddeblur.files.photo.encode", broken)
+    monkeypatch.setattr("blinddeblur.files.encoding.encode", broken)
     result = run("restore", "in", "-o", "out", *KNOWN)
     assert result.exit_code == 1
     assert restored("out") == ["b.deblurred.png"]
@@ -375,7 +376,7 @@ def test_kill_9_and_start_again() -> None:
     process.wait()
     assert 2 <= len(restored("out")) <= len(names)
     for name in restored("out"):
-        photo.read(Path("out") / name)  # whole
+        decoding.read(Path("out") / name)  # whole
     assert run("restore", "in", "-o", "out", *KNOWN).exit_code == 0
     assert len(restored("out")) == len(names)
     assert run("restore", "in", "-o", "fresh", *KNOWN).exit_code == 0

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from blinddeblur.cli import app
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, kernel_files
 from blinddeblur.priors.kolmogorov import CORRELATION_LENGTH, TYPICAL_STRENGTH, KolmogorovTilt
 
 QUICK = ["--steps", "2", "--device", "cpu"]
@@ -43,7 +43,7 @@ def test_images() -> None:
     assert list(contents()) == ["sample-1.png", "sample-2.png"]
     assert "out/sample-1.png (" in result.stdout
     assert "sample-2: step " in result.stderr
-    first, second = (photo.read(Path(f"out/sample-{n}.png")) for n in (1, 2))
+    first, second = (decoding.read(Path(f"out/sample-{n}.png")) for n in (1, 2))
     assert first.stored.shape == (40, 40, 3)
     assert np.abs(first.pixels - second.pixels).mean() > 0.02  # samples, not one answer
     # The noise they came out of is gone: neighbours resemble each other.
@@ -58,7 +58,7 @@ def test_kernels_are_kernels_that_restore_takes() -> None:
     assert kernel.sum() == pytest.approx(1, abs=1e-4)
     assert kernel.min() >= 0
     assert np.sort(kernel.ravel())[-400:].sum() > 0.9  # a tenth of the array at most holds nearly all
-    np.testing.assert_allclose(photo.read_kernel(Path("out/sample-1.png")), kernel, atol=2e-5)
+    np.testing.assert_allclose(kernel_files.read_kernel(Path("out/sample-1.png")), kernel, atol=2e-5)
 
 
 def test_tilts_have_the_strength_of_their_prior() -> None:
@@ -74,7 +74,7 @@ def test_tilts_have_the_strength_of_their_prior() -> None:
     assert (tilts.shape, tilts.dtype) == ((number, 2, 32, 32), np.float32)
     apart = [np.square(tilts[..., lag:, :] - tilts[..., :-lag, :]), np.square(tilts[..., lag:] - tilts[..., :-lag])]
     assert np.mean([part.mean() for part in apart]) == pytest.approx(prior.structure(lag), rel=0.3)
-    assert photo.read(Path("out/sample-1.png")).stored.shape[2] == 3
+    assert decoding.read(Path("out/sample-1.png")).stored.shape[2] == 3
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -20,7 +20,7 @@ from scenes import sharp, streak
 from blinddeblur.commands.outcome import PhotoOutcome
 from blinddeblur.commands.report import ReportEntry, write
 from blinddeblur.errors import OutputError
-from blinddeblur.files import photo as photos
+from blinddeblur.files import encoding, kernel_files
 from blinddeblur.files.photo import Photo
 
 FACTS: dict[str, Any] = {
@@ -77,9 +77,9 @@ def entry(
     """A photo that was restored, with its files on the disk."""
     stem = folder / Path(name).stem
     source, restored = folder / name, folder / f"{stem.name}.deblurred.png"
-    photos.write(Photo(sharp(*shape), depth=depth), source)
-    photos.write(Photo(sharp(*shape, seed=1), depth=depth), restored)
-    preview, kernel = photos.write_kernel(streak(), stem)
+    encoding.write(Photo(sharp(*shape), depth=depth), source)
+    encoding.write(Photo(sharp(*shape, seed=1), depth=depth), restored)
+    preview, kernel = kernel_files.write_kernel(streak(), stem)
     outcome = PhotoOutcome(input=source, restored=restored, kernel_preview=preview, kernel=kernel, **FACTS)
     return ReportEntry(source, restored, kernel, outcome)
 
@@ -177,7 +177,7 @@ def test_grey_shows_through_transparency(tmp_path: Path, depth: int) -> None:
     done = entry(tmp_path)
     alpha = np.zeros((60, 90), np.uint16 if depth == 16 else np.uint8)
     alpha[:, 45:] = 2**depth - 1
-    photos.write(Photo(np.ones((60, 90, 3), np.float32), alpha, depth), tmp_path / "clear.png")
+    encoding.write(Photo(np.ones((60, 90, 3), np.float32), alpha, depth), tmp_path / "clear.png")
     write(tmp_path / "report.html", [replace(done, source=tmp_path / "clear.png")], 1)
     before = Page(tmp_path / "report.html").pictures("jpeg")[0]
     assert np.abs(before[:, :40].astype(int) - 128).max() <= 2
@@ -195,7 +195,7 @@ def test_colours_keep_their_profile(tmp_path: Path) -> None:
 def test_the_pictures_of_one_photo_are_in_memory_at_a_time(tmp_path: Path) -> None:
     done = entry(tmp_path)
     noise = np.random.default_rng(0).random((200, 300, 3), np.float32)
-    photos.write(Photo(noise), tmp_path / "noise.png")
+    encoding.write(Photo(noise), tmp_path / "noise.png")
     many = [replace(done, source=tmp_path / "noise.png", restored=tmp_path / "noise.png")] * 40
     write(tmp_path / "one.html", many[:1], 1)  # what is imported and kept for later is there now
     tracemalloc.start()
@@ -225,7 +225,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.
     def interrupt(path: Path) -> Photo:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(photos, "read", interrupt)
+    monkeypatch.setattr("blinddeblur.files.decoding.read", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "report.html", [done], 1)
     assert set(os.listdir(tmp_path)) == files

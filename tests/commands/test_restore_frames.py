@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 
 from blinddeblur.cli import app
 from blinddeblur.commands.restore_frames import plan
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding, kernel_files
+from blinddeblur.files.photo import Photo
 from blinddeblur.weights import store as weights
 
 BLIND = ["--steps", "2", "--device", "cpu"]
@@ -43,7 +44,7 @@ def make(folder: str = "in", number: int = NUMBER, channels: int = 1, depth: int
     Path(folder).mkdir(exist_ok=True)
     for index in range(number):
         left = (0, 1, 2, 1)[index % 4]
-        photo.write(photo.Photo(y[:, left : left + WIDTH], depth=depth, **kind), Path(folder) / f"{index}.png")
+        encoding.write(Photo(y[:, left : left + WIDTH], depth=depth, **kind), Path(folder) / f"{index}.png")
     return Path(folder)
 
 
@@ -60,9 +61,9 @@ def test_results_lie_in_a_folder_beside_the_frames() -> None:
     assert "in -> in.deblurred/restored.png (4 frames, " in result.stdout
     assert "in: frames 1/4" in result.stderr
     out = Path("in.deblurred")
-    assert photo.read(out / "restored.png").stored.shape == (HEIGHT, WIDTH, 1)
+    assert decoding.read(out / "restored.png").stored.shape == (HEIGHT, WIDTH, 1)
     np.testing.assert_allclose(np.load(out / "kernel.npy"), streak(5, 3), atol=1e-4)
-    assert photo.read_kernel(out / "kernel.png").shape == (5, 5)
+    assert kernel_files.read_kernel(out / "kernel.png").shape == (5, 5)
     with np.load(out / "tilt.npz") as fields:  # without pickles
         spacing = int(fields["spacing"])
         assert fields["tilts"].shape == (NUMBER, 2, -(-HEIGHT // spacing), -(-WIDTH // spacing))
@@ -72,20 +73,20 @@ def test_results_lie_in_a_folder_beside_the_frames() -> None:
         # A scene cut further right is seen further left, so what stands at p is found to the right of it.
         mean = fields["tilts"][:, 1].mean(axis=(1, 2))
     assert mean[2] - mean[0] == pytest.approx(2, abs=0.7)
-    assert photo.read(out / "tilt.png").stored.shape[2] == 3
+    assert decoding.read(out / "tilt.png").stored.shape[2] == 3
 
 
 def test_the_restored_picture_is_like_the_frames() -> None:
     make(channels=3, depth=16, icc=profile(), dpi=(300, 300))
     assert run("turbulence", "in", "-o", "new/folder", *QUICK).exit_code == 0
     assert tree("new/folder") == RESULTS
-    restored = photo.read(Path("new/folder/restored.png"))
+    restored = decoding.read(Path("new/folder/restored.png"))
     assert (restored.depth, restored.icc, restored.dpi) == (16, profile(), (300, 300))
     assert restored.stored.shape == (HEIGHT, WIDTH, 3)
 
 
 def test_a_film_in_and_films_out() -> None:
-    images = [photo.read(path).stored[..., 0] for path in sorted(make(number=5).iterdir())]
+    images = [decoding.read(path).stored[..., 0] for path in sorted(make(number=5).iterdir())]
     pages = [np.ascontiguousarray(image) for image in images]
     assert cv2.imwritemulti("scene.tif", pages)
     options = ["--stabilised", "still.mp4", "--record", "films/how.gif", "--frames", "1:"]
@@ -118,7 +119,7 @@ def test_a_video_without_a_known_kernel() -> None:
     assert (facts["frames"], facts["warnings"], facts["kernel_size"]) == (8, [], 31)
     assert all(f"air.avi: {stage}" in result.stderr for stage in ("registration", "tilt and blur", "restoration"))
     assert tree("air.avi.deblurred") == RESULTS
-    restored = photo.read(Path("air.avi.deblurred/restored.png")).pixels
+    restored = decoding.read(Path("air.avi.deblurred/restored.png")).pixels
     assert psnr(restored, own) > psnr(seen.frames.mean(axis=0), own) + 3
     assert agreement(np.load("air.avi.deblurred/kernel.npy"), seen.kernels[0]) > 0.9
     with np.load("air.avi.deblurred/tilt.npz") as fields:
@@ -130,13 +131,13 @@ def test_a_video_without_a_known_kernel() -> None:
 
 def test_one_small_frame() -> None:
     seen, own = turbulent(1, 48, 52)
-    photo.write(photo.Photo(seen.frames[0]), Path("small.png"))
+    encoding.write(Photo(seen.frames[0]), Path("small.png"))
     result = run("turbulence", "small.png", "-v", *BLIND)
     assert result.exit_code == 0, result.output
     assert "(1 frame, " in result.stdout
     assert tree("small.png.deblurred") == RESULTS
     assert np.load("small.png.deblurred/kernel.npy").shape == (25, 25)
-    restored = photo.read(Path("small.png.deblurred/restored.png")).pixels
+    restored = decoding.read(Path("small.png.deblurred/restored.png")).pixels
     assert psnr(restored, own) > psnr(seen.frames[0], own) + 1
 
 
@@ -149,7 +150,7 @@ def test_blinddps_on_one_frame() -> None:
     assert (facts["method"], facts["steps"], facts["frames"], facts["weights"]) == ("blinddps", 2, 1, [1])
     assert "1.png: blinddps" in result.stderr
     assert tree("in/1.png.deblurred") == RESULTS
-    assert photo.read(Path("in/1.png.deblurred/restored.png")).stored.shape == (HEIGHT, WIDTH, 3)
+    assert decoding.read(Path("in/1.png.deblurred/restored.png")).stored.shape == (HEIGHT, WIDTH, 3)
     with np.load("in/1.png.deblurred/tilt.npz") as fields:
         assert (int(fields["spacing"]), fields["tilts"].shape) == (1, (1, 2, HEIGHT, WIDTH))
     assert len(decoded(Path("still.gif").read_bytes())[0]) == 1
@@ -163,8 +164,8 @@ def test_blinddps_on_one_frame() -> None:
 
 def test_a_frame_of_another_scene_is_named() -> None:
     make(number=6)
-    other = photo.read(Path("in/3.png")).stored[::-1, ::-1].copy()
-    photo.write(photo.Photo(other), Path("in/3.png"), overwrite=True)
+    other = decoding.read(Path("in/3.png")).stored[::-1, ::-1].copy()
+    encoding.write(Photo(other), Path("in/3.png"), overwrite=True)
     result = run("turbulence", "in", *QUICK)
     assert result.exit_code == 0, result.output
     assert "warning: in: Frame 3 is hardly like the others" in result.stderr
@@ -189,7 +190,7 @@ def test_where_results_go(monkeypatch: pytest.MonkeyPatch, inputs: list[str], fo
 def test_json_says_everything() -> None:
     make(channels=3)
     Path("in/2.png").write_bytes(b"damaged")
-    photo.write(photo.Photo(photo.read(Path("in/1.png")).stored[..., :1]), Path("in/1.png"), overwrite=True)  # grey
+    encoding.write(Photo(decoding.read(Path("in/1.png")).stored[..., :1]), Path("in/1.png"), overwrite=True)  # grey
     options = ["--seed", "5", "--sigma", "0.01", "--stabilised", "still.gif"]
     result = run("turbulence", "in/*.png", "-o", "out", "--json", *options, *QUICK)
     assert result.exit_code == 0, result.output
@@ -282,7 +283,7 @@ def test_what_cannot_be_done_is_said_before_it_begins(arguments: list[str], code
     for folder in ("in", "empty", "empty.gif"):
         Path(folder).mkdir()
     make()
-    photo.write(photo.Photo(np.zeros((HEIGHT, WIDTH + 1, 1), np.uint8)), Path("other.png"))
+    encoding.write(Photo(np.zeros((HEIGHT, WIDTH + 1, 1), np.uint8)), Path("other.png"))
     Path("film.gif").write_bytes(b"GIF89a, a film of one's own")
     Path("link.gif").symlink_to("film.gif")
     before = tree()

@@ -21,7 +21,8 @@ from typer.testing import CliRunner, Result
 from blinddeblur import load_prior
 from blinddeblur.cli import app
 from blinddeblur.errors import UsageError, WeightsError
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding
+from blinddeblur.files.photo import Photo
 from blinddeblur.training.data import kernel_data
 from blinddeblur.training.loop import read_checkpoint
 from blinddeblur.training.options import Options
@@ -147,7 +148,7 @@ def test_an_image_prior_is_trained_and_used(tmp_path: Path, quick_to_learn: None
     assert set(validation["levels"][0]) == {"sigma", "noisy_psnr", "psnr"}
     assert [round(255 * level["sigma"]) for level in validation["levels"]] == [5, 15, 25, 50, 75, 100, 150]
     assert validation["validated_on"] == "held-out photos"
-    samples = photo.read(out / "samples.png").pixels
+    samples = decoding.read(out / "samples.png").pixels
     assert samples.shape == (7 * 66, 9 * 66, 3)
 
     (entry,) = weights.read_manifest(out / "weights.toml").values()
@@ -157,7 +158,7 @@ def test_an_image_prior_is_trained_and_used(tmp_path: Path, quick_to_learn: None
     assert f"{rows[-1][0]:,} steps" in entry.trained_on
 
     _, y = blurred(48, 52, 3, streak(9, 5))
-    photo.write(photo.Photo(y), tmp_path / "a.png")
+    encoding.write(Photo(y), tmp_path / "a.png")
     restored = run("restore", "a.png", "--prior", "mine", "--steps", "2", "--kernel-size", "9", "--json")
     assert restored.exit_code == 0, restored.output
     facts = json.loads(restored.stdout)
@@ -193,7 +194,7 @@ def test_a_kernel_prior_conditioned_on_photos_is_trained_and_used(tmp_path: Path
     validation = json.loads((out / "validation.json").read_text())
     assert [level["sigma"] for level in validation["levels"]] == [0.05, 0.2, 0.5, 2.0]
     assert validation["validated_on"] == "held-out photos, blurred by random kernels of another seed"
-    assert photo.read(out / "samples.png").pixels.shape == (4 * 66, 9 * 66, 1)
+    assert decoding.read(out / "samples.png").pixels.shape == (4 * 66, 9 * 66, 1)
     entry = weights.find("mine")
     assert (entry.kind, entry.architecture) == ("kernel", "conditioned")
     assert entry.parameters["widths"] == entry.parameters["edge_widths"] == [8, 16]
@@ -408,7 +409,7 @@ def test_one_photo_in_twenty_is_held_out(tmp_path: Path) -> None:
             cv2.imwrite(str(tmp_path / "photos" / name / f"{j}.png"), np.full((32, 32, 3), 50 * (i + 1), np.uint8))
     assert run("train", "image", "photos", "-o", "mine", *TINY, *A_MOMENT).exit_code == 0
     assert json.loads((tmp_path / "mine" / "validation.json").read_text())["validated_on"] == "held-out photos"
-    samples = photo.read(tmp_path / "mine" / "samples.png").pixels
+    samples = decoding.read(tmp_path / "mine" / "samples.png").pixels
     assert len({round(5 * float(samples[10, 66 * column + 10, 0])) for column in (2, 5, 8)}) > 1  # of several folders
 
 

@@ -4,25 +4,23 @@ The files are decoded in a process of their own, so that a crash of a C library 
 """
 
 import io
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from photofiles import damaged, make_photo, noise, profile, repaired, run_apart, smooth, tiff_file
 from photofiles import exif_block as exif_of_pillow
-from photofiles import make_photo, noise, profile, smooth, tiff_file
 from PIL import ExifTags, Image, PngImagePlugin
 
 from blinddeblur.errors import PhotoError
-from blinddeblur.files.photo import Photo, decode, encode
+from blinddeblur.files.decoding import decode
+from blinddeblur.files.encoding import encode
+from blinddeblur.files.photo import Photo
 from blinddeblur.files.tags import directories, exif_block, upright
 
 MOST_PIXELS = 2_000_000  # as with a tight --max-megapixels, so that an inflated size that is allowed decodes in no time
-INFLATED = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\1\0\0\0")
 SECONDS = 5.0  # for one file; a whole one takes milliseconds
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
 
@@ -68,53 +66,7 @@ def whole_files() -> dict[str, bytes]:
     return files
 
 
-def damaged(data: bytes, rng: np.random.Generator) -> bytes:
-    """The file after one to three accidents: cut off, bits flipped, blocks exchanged or filled, numbers inflated."""
-    changed = bytearray(data)
-    for _ in range(rng.integers(1, 4)):
-        size = len(changed)
-        # Half of all accidents strike the first bytes, where headers are.
-        place = int(rng.integers(min(size, 200) if rng.random() < 0.5 else size))
-        length = int(rng.integers(1, 40))
-        match rng.integers(7):
-            case 0:
-                del changed[max(place, 16) :]
-            case 1:
-                for position in rng.integers(size, size=rng.integers(1, 10)):
-                    changed[position] ^= 1 << rng.integers(8)
-            case 2:
-                changed[place] ^= 1 << rng.integers(8)
-            case 3:
-                other = int(rng.integers(size))
-                block = changed[other : other + length]
-                changed[other : other + length] = changed[place : place + length]
-                changed[place : place + length] = block
-            case 4:
-                changed[place : place + 4] = rng.choice(
-                    [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\1\0\0\0"]
-                )
-            case 5:
-                changed[place : place + length] = bytes([rng.integers(256)]) * length
-            case _:
-                del changed[place : place + length]
-    return bytes(changed)
-
-
-def repaired(data: bytes) -> bytes:
-    """A damaged PNG with checksums that are right again: otherwise none of them would reach the decoder."""
-    from blinddeblur.files.headers import _png_chunk
-
-    parts, position = [data[:8]], 8
-    while position + 12 <= len(data):
-        length = int.from_bytes(data[position : position + 4])
-        if position + 12 + length > len(data):
-            break
-        parts.append(_png_chunk(data[position + 4 : position + 8], data[position + 8 : position + 8 + length]))
-        position += 12 + length
-    return b"".join(parts) + data[position:]
-
-
-def decode_damaged(first: int, count: int, folder: Path) -> None:
+def decode_damaged(folder: Path, first: int, count: int) -> None:
     """Decode the files numbered first, first + 1, ...; each is left in the folder until it has been dealt with.
 
     The last line printed is how many were read and how many refused, and the longest time.
@@ -151,27 +103,8 @@ def decode_damaged(first: int, count: int, folder: Path) -> None:
     print(f"{counts['read']} read, {counts['refused']} refused, longest {1000 * longest:.0f} ms")  # noqa: T201
 
 
-def run_apart(first: int, count: int, folder: Path, limit: float) -> str:
-    """decode_damaged in a process of its own; what it printed."""
-    program = "import sys; from pathlib import Path; from test_fuzz import decode_damaged; "
-    program += "decode_damaged(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, str(first), str(count), str(folder)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=limit,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
-        check=False,
-    )
-    seed = (folder / "seed").read_text() if (folder / "seed").exists() else "none"
-    assert (done.returncode, done.stderr) == (0, ""), f"at seed {seed}: {done.returncode}\n{done.stderr[-2000:]}"
-    assert done.stdout.count("\n") == 1, f"something was printed: {done.stdout[:500]}"
-    return done.stdout
-
-
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
-    assert "refused" in run_apart(0, 300, tmp_path, limit=60)
+    assert "refused" in run_apart("test_fuzz", "decode_damaged", tmp_path, 0, 300, limit=60)
 
 
 def test_damaged_exif_stops_no_photo_and_no_result() -> None:
@@ -193,4 +126,4 @@ def test_damaged_exif_stops_no_photo_and_no_result() -> None:
 @pytest.mark.slow
 def test_ten_thousand_damaged_files(tmp_path: Path) -> None:
     for first in range(1000, 11_000, 1000):
-        print(run_apart(first, 1000, tmp_path, limit=600))  # noqa: T201
+        print(run_apart("test_fuzz", "decode_damaged", tmp_path, first, 1000))  # noqa: T201

@@ -13,7 +13,9 @@ from photofiles import MAKE, ORIENTATION, exif_block, profile, smooth, tags_of
 from PIL import Image
 
 from blinddeblur.errors import PhotoError
-from blinddeblur.files.photo import EXTENSIONS, READABLE, decode, encode, read, result_ending
+from blinddeblur.files.decoding import decode, read
+from blinddeblur.files.encoding import encode
+from blinddeblur.files.photo import EXTENSIONS, READABLE, result_ending
 
 pillow_heif = pytest.importorskip("pillow_heif")
 pillow_heif.register_heif_opener()
@@ -134,18 +136,17 @@ def test_they_are_read_and_not_written(tmp_path: Path) -> None:
     assert read(path).pixels.shape == (40, 60, 3)
 
 
-@pytest.mark.parametrize(("ending", "package"), [(".heic", "pillow_heif"), (".avif", "PIL.AvifImagePlugin")])
-def test_without_the_extra_a_sentence_says_what_to_install(
-    ending: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = file_of(ending, smooth())
-    monkeypatch.setitem(sys.modules, package, None)  # what import makes of a package that is missing
-    monkeypatch.delattr("PIL.AvifImagePlugin", raising=False)
-    refused(data, 'pip install "blinddeblur[heif]"')
+def test_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {ending: file_of(ending, smooth()) for ending in FORMATS}
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # what import makes of a package that is missing
+    refused(data[".heic"], 'pip install "blinddeblur[heif]"')
+    assert decode(data[".avif"]).pixels.shape == (40, 60, 3)
+    monkeypatch.setattr("PIL.AvifImagePlugin.SUPPORTED", False)
+    refused(data[".avif"], "pip install --upgrade pillow")
 
 
 def test_nothing_is_imported_before_it_is_needed() -> None:
-    program = "import sys, blinddeblur.cli, blinddeblur.photo\n"
+    program = "import sys, blinddeblur.cli, blinddeblur.files.kernel_files, blinddeblur.files.sequence\n"
     program += "print([name for name in ('PIL', 'pillow_heif', 'torch') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -11,8 +11,10 @@ from photofiles import MAKE, ORIENTATION, make_photo, profile, saved, smooth, ti
 from PIL import ExifTags, Image, PngImagePlugin
 
 from blinddeblur.errors import OutputError
+from blinddeblur.files.decoding import decode, read
+from blinddeblur.files.encoding import encode, write
 from blinddeblur.files.headers import png_chunks, read_header
-from blinddeblur.files.photo import Photo, decode, encode, read, write
+from blinddeblur.files.photo import Photo
 
 FORMATS = (".jpg", ".png", ".webp", ".tiff")
 EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop

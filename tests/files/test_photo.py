@@ -33,23 +33,13 @@ from photofiles import (
 from PIL import Image
 
 from blinddeblur.errors import EstimationError, KernelError, OutputError, PhotoError
-from blinddeblur.files import photo as photo_module
-from blinddeblur.files.headers import png_chunks, png_file, read_header
-from blinddeblur.files.photo import (
-    EXTENSIONS,
-    Photo,
-    decode,
-    encode,
-    kernel_files,
-    most_bytes,
-    read,
-    read_kernel,
-    uncertainty_files,
-    write,
-    write_kernel,
-    write_uncertainty,
-)
-from blinddeblur.files.together import check_free
+from blinddeblur.files import quiet
+from blinddeblur.files.decoding import decode, header_of, most_bytes, read
+from blinddeblur.files.encoding import encode, write
+from blinddeblur.files.headers import png_chunks, png_file
+from blinddeblur.files.kernel_files import kernel_files, read_kernel, uncertainty_files, write_kernel
+from blinddeblur.files.photo import EXTENSIONS, Photo
+from blinddeblur.files.together import check_free, write_together
 
 LOSSLESS = (".png", ".tif", ".tiff", ".webp", ".bmp")
 HOLDING_ALPHA = (".png", ".tif", ".tiff", ".webp")
@@ -590,7 +580,7 @@ def test_jpeg_of_12_bits(tmp_path: Path) -> None:
     data = path.read_bytes()
     frame = data.index(b"\xff\xc0")
     path.write_bytes(data[: frame + 4] + b"\x0c" + data[frame + 5 :])
-    refused(path, "12 bits")
+    refused(path, "rare kind", "save it as a PNG")
 
 
 def damaged_files() -> dict[str, bytes]:
@@ -628,7 +618,7 @@ def test_a_truncated_file_is_never_read(tmp_path: Path, name: str, capfd: pytest
         # Noticed without help from OpenCV, whose decoders have filled up a picture with grey in some versions.
         if not name.startswith("BMP"):
             with pytest.raises(PhotoError):
-                read_header(data[:length])
+                header_of(data[:length])
     assert capfd.readouterr().err == ""
 
 
@@ -641,7 +631,7 @@ def test_a_png_with_a_flipped_bit_is_never_read(tmp_path: Path) -> None:
         path.write_bytes(changed)
         refused(path)
         with pytest.raises(PhotoError):
-            read_header(bytes(changed))
+            header_of(bytes(changed))
 
 
 def test_a_jpeg_with_damaged_pixels_is_refused_and_superfluous_bytes_are_not(
@@ -664,7 +654,8 @@ def test_a_jpeg_with_damaged_pixels_is_refused_and_superfluous_bytes_are_not(
 def test_neither_stderr_nor_a_temporary_folder_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "photo.jpg", smooth())
     program = "import os, sys; os.close(0); os.close(2)\n"
-    program += "from pathlib import Path; from blinddeblur.photo import encode, read\n"
+    program += "from pathlib import Path; from blinddeblur.files.decoding import read\n"
+    program += "from blinddeblur.files.encoding import encode\n"
     program += "print(len(encode(read(Path(sys.argv[1])), '.png')) > 100)"
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
@@ -672,7 +663,7 @@ def test_neither_stderr_nor_a_temporary_folder_is_needed(tmp_path: Path, monkeyp
     def read_only() -> None:
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
-    monkeypatch.setattr(photo_module.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(quiet.tempfile, "TemporaryFile", read_only)
     assert read(path).pixels.shape == (40, 60, 3)
 
 
@@ -705,7 +696,7 @@ def test_kernel_and_uncertainty_as_bytes(tmp_path: Path) -> None:
     files = kernel_files(kernel, tmp_path / "a") | uncertainty_files(uncertainty, tmp_path / "a")
     assert not list(tmp_path.iterdir())
     write_kernel(kernel, tmp_path / "a")
-    write_uncertainty(uncertainty, tmp_path / "a")
+    write_together(uncertainty_files(uncertainty, tmp_path / "a").items(), overwrite=False)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from photofiles import ORIENTATION, profile, saved, without_privileges
+from photofiles import ORIENTATION, damaged, profile, repaired, run_apart, saved, without_privileges
 from PIL import Image
 from scenes import decoded, sharp
-from test_fuzz import damaged, repaired
 
 from blinddeblur.errors import PhotoError, UsageError
-from blinddeblur.files import photo, sequence, tags
+from blinddeblur.files import encoding, tags
+from blinddeblur.files.photo import Photo
 from blinddeblur.files.sequence import find, read
 from blinddeblur.pictures.film import film
 from blinddeblur.pictures.tilts import tilt_picture
@@ -35,7 +35,7 @@ def store(folder: Path, arrays: list[np.ndarray] | None = None, name: str = "{}.
     folder.mkdir(exist_ok=True)
     for index, array in enumerate(arrays or frames()):
         depth = 8 * array.itemsize
-        photo.write(photo.Photo(array, depth=depth, **kind), folder / name.format(index))
+        encoding.write(Photo(array, depth=depth, **kind), folder / name.format(index))
     return folder
 
 
@@ -148,7 +148,7 @@ def test_frames_that_differ_in_kind_become_alike(tmp_path: Path) -> None:
     store(tmp_path, [frames(1)[0], frames(1, 1, 16)[0]])
     opaque = np.full((HEIGHT, WIDTH), 255, np.uint8)
     for index, alpha in ((2, opaque), (3, opaque // 2)):
-        photo.write(photo.Photo(frames(1)[0], alpha), tmp_path / f"{index}.png")
+        encoding.write(Photo(frames(1)[0], alpha), tmp_path / f"{index}.png")
     seen = read(find([tmp_path]))
     assert {frame.shape for frame in seen.frames} == {(HEIGHT, WIDTH, 3)}
     assert {frame.dtype for frame in seen.frames} == {np.dtype(np.uint16)}
@@ -258,7 +258,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, make: object, words: list[s
     assert sentence.endswith(".")
 
 
-def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits(tmp_path: Path) -> None:
     store(tmp_path / "in")
     paths = find([tmp_path / "in"])
     with pytest.raises(PhotoError, match="raise the limit with --max-megapixels"):
@@ -270,10 +270,10 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             read([path], slice(50, None))
     with pytest.raises(PhotoError, match="leaves none of 4 frames"):
         read(paths, slice(2, 2))
-    monkeypatch.setattr(sequence, "MOST_BYTES", 3 * HEIGHT * WIDTH * NUMBER - 1)
+    most_bytes = 3 * HEIGHT * WIDTH * NUMBER - 1
     with pytest.raises(PhotoError, match=r"memory\. Choose fewer"):
-        read(paths)
-    assert len(read(paths, slice(0, 3)).frames) == 3
+        read(paths, most_bytes=most_bytes)
+    assert len(read(paths, slice(0, 3), most_bytes=most_bytes).frames) == 3
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\0*"])
@@ -385,25 +385,8 @@ def read_damaged(folder: Path, first: int, count: int) -> None:
     print(f"{counts['read']} read, {counts['refused']} refused")  # noqa: T201
 
 
-def run_apart(folder: Path, first: int, count: int) -> str:
-    program = "import sys; from pathlib import Path; from test_sequence import read_damaged; "
-    program += "read_damaged(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, str(folder), str(first), str(count)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=600,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
-        check=False,
-    )
-    seed = (folder / "seed").read_text() if (folder / "seed").exists() else "none"
-    assert (done.returncode, done.stderr) == (0, ""), f"at seed {seed}: {done.returncode}\n{done.stderr[-2000:]}"
-    return done.stdout
-
-
 def test_damaged_films_are_read_or_refused(tmp_path: Path) -> None:
-    said = run_apart(tmp_path, 0, 160)
+    said = run_apart("test_sequence", "read_damaged", tmp_path, 0, 160)
     assert "read" in said
     assert not said.startswith("0 read")
 
@@ -411,4 +394,4 @@ def test_damaged_films_are_read_or_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_thousands_of_damaged_films(tmp_path: Path) -> None:
     for first in range(1000, 6000, 1000):
-        print(run_apart(tmp_path, first, 1000))  # noqa: T201
+        print(run_apart("test_sequence", "read_damaged", tmp_path, first, 1000))  # noqa: T201

@@ -1,20 +1,22 @@
-"""Files appear whole and together, whatever fails, and what a killed process leaves is completed or cleared away."""
+"""Files appear whole, the last one last, whatever fails; and what a killed process leaves is cleared away."""
 
 import errno
-import json
+import gc
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from photofiles import without_privileges
+from scenes import blurred, streak
 
 from blinddeblur.errors import EstimationError, OutputError
-from blinddeblur.files import together as module
-from blinddeblur.files.together import Together, check_free, recover, write_bytes
+from blinddeblur.files.encoding import write
+from blinddeblur.files.photo import Photo
+from blinddeblur.files.together import Together, check_free, recover, write_bytes, write_together
 
 # Writing
 
@@ -54,7 +56,7 @@ def test_interrupt_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     seen = []
 
     def interrupt(_: int) -> None:
-        seen.extend(tmp_path.iterdir())
+        seen.extend(tmp_path.iterdir())  # the working folder
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupt)
@@ -71,7 +73,7 @@ def test_a_write_that_fails_halfway_leaves_the_old_file(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 from blinddeblur.errors import OutputError
-from blinddeblur.files import write_bytes
+from blinddeblur.files.together import write_bytes
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
     write_bytes(bytes(100_000), Path(sys.argv[1]), overwrite=True)
@@ -187,6 +189,42 @@ def test_a_file_is_written_piece_by_piece(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_none_stays_when_a_later_one_fails(tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is taken between the check and the move, by another run."""
+    link = os.link
+
+    def taken(waiting: Path, path: Path) -> None:
+        if path.name == "b":
+            path.write_bytes(b"precious")
+        if not links:
+            raise OSError(errno.EPERM, "Operation not permitted")
+        link(waiting, path)
+
+    monkeypatch.setattr(os, "link", taken)
+    with pytest.raises(OutputError, match=r"b: .*--overwrite"):
+        write_together([(tmp_path / name, b"new") for name in "abc"], overwrite=False)
+    assert contents(tmp_path) == {"b": "precious"}
+    assert names(tmp_path) == {"b"}
+
+
+def test_the_old_last_file_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        (tmp_path / name).write_text("old")
+    seen, replace = [], os.replace
+
+    def watched(source: Path, target: Path) -> None:
+        seen.append({name: text for name, text in contents(tmp_path).items() if name in "abc"})
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    with Together(overwrite=True) as files:
+        for name in "abc":
+            files.add(b"new", tmp_path / name)
+    assert seen == [{"a": "old", "b": "old"}, {"a": "new", "b": "old"}]
+    assert contents(tmp_path) == dict.fromkeys("abc", "new")
+
+
 def test_files_appear_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     link = os.link
@@ -213,6 +251,8 @@ import itertools, os, signal, sys
 from pathlib import Path
 from blinddeblur.files import together as files
 
+CHANGES = ("open", "os.mkdir", "os.link", "os.rename", "os.remove", "os.rmdir")
+
 def die_after(steps):
     left = iter(range(steps))
     def step():
@@ -224,15 +264,13 @@ def die_after(steps):
             return function(*arguments)
         return stepping
     def hook(event, arguments):
-        if event in ("open", "os.link", "os.rename", "os.remove") and ".blinddeblur-" in str(arguments[0]):
+        if event in CHANGES and (event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR)):
             step()
     files.os.fsync = before(os.fsync)
-    files.json.dumps = before(files.json.dumps)  # a journal is open, and empty
     sys.addaudithook(hook)
 
 root, overwrite, links, *names = sys.argv[1:]
 if not int(links):
-    del files.os.link
     def no_link(*paths):
         raise PermissionError
     files.os.link = no_link
@@ -240,6 +278,7 @@ for steps in itertools.count():
     paths = [Path(root, str(steps), name) for name in names]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / "mine").write_text("precious")
         if int(overwrite):
             path.write_text("old")
     child = os.fork()
@@ -260,35 +299,38 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("links", [True, False])
-@pytest.mark.parametrize("order", [("photos", "elsewhere"), ("elsewhere", "photos")])
-def test_killed_at_any_moment(tmp_path: Path, overwrite: bool, links: bool, order: tuple[str, str]) -> None:
+def test_killed_at_any_moment(tmp_path: Path, overwrite: bool, links: bool) -> None:
     arguments = [str(tmp_path), str(int(overwrite)), str(int(links)), *RESULTS]
     subprocess.run([sys.executable, "-c", KILLED, *arguments], check=True)
-    before, after = dict.fromkeys(RESULTS, "old") if overwrite else {}, dict.fromkeys(RESULTS, "new")
-    partial, outcomes = 0, []
+    mine = dict.fromkeys(["photos/mine", "elsewhere/mine"], "precious")
+    partial = outcomes = 0
     for folder in sorted(tmp_path.iterdir(), key=lambda path: int(path.name)):
         found = {name: text for name, text in contents(folder).items() if name in RESULTS}
-        partial += found not in (before, after)
-        for name in order:
-            recover(folder / name)
-        assert found == after or found.get("photos/photo.png") != "new"  # its presence says that all are there
-        assert contents(folder) in (before, after)
-        outcomes.append(contents(folder) == after)
-        with Together(overwrite=outcomes[-1] or overwrite) as files:  # the next run
+        finished = found.get(RESULTS[-1]) == "new"
+        assert not finished or found == dict.fromkeys(RESULTS, "new")  # where the last one lies, all do
+        assert set(found.values()) <= ({"old", "new"} if overwrite else {"new"})  # each is whole
+        partial += 0 < len(found) < len(RESULTS)
+        outcomes += finished
+        for place in ("elsewhere", "photos"):  # the next run
+            recover(folder / place, [[folder / name for name in RESULTS]])
+        if not overwrite:
+            assert contents(folder) == mine | (found if finished else {})
+        with Together(overwrite=overwrite or finished) as files:
             for name in RESULTS:
                 files.add(b"next", folder / name)
-        assert contents(folder) == dict.fromkeys(RESULTS, "next")
-    assert partial == 2
-    assert outcomes == sorted(outcomes)
-    # Two steps for each file, three for each journal, and before the last of them it is settled. Then three moves and
-    # five removals.
-    assert outcomes.count(False) == 2 * 3 + 3 * 2 - 1
-    assert outcomes.count(True) == 1 + 3 + 5 + 1
+        assert contents(folder) == mine | dict.fromkeys(RESULTS, "next")
+        assert not list(folder.rglob(".*"))
+    assert partial >= 2
+    assert outcomes >= 5  # while it clears away
 
 
-# Stops when the first of the files has its name, and goes on when told to.
+# Stops when the first of three files has its place, and goes on when told to.
 WAITING = """
 import os, sys
 from pathlib import Path
@@ -297,7 +339,7 @@ link = os.link
 def wait(*paths):
     link(*paths)
     if paths[1].name == "a":
-        print("moved", flush=True)
+        print("placed", flush=True)
         sys.stdin.readline()
 files.os.link = wait
 with files.Together(overwrite=False) as together:
@@ -308,99 +350,71 @@ with files.Together(overwrite=False) as together:
 
 @pytest.fixture
 def waiting(open_folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that has moved one of three files in open_folder."""
+    """A process that has placed one of three files in open_folder."""
     command = [sys.executable, "-c", WAITING, str(open_folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"moved\n"
+        assert process.stdout.readline() == b"placed\n"
         yield process
         process.kill()
 
 
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-def test_the_files_of_a_living_process_stay(open_folder: Path, waiting: subprocess.Popen[bytes]) -> None:
-    before = names(open_folder)
+def test_what_a_living_process_has_written_stays(open_folder: Path, waiting: subprocess.Popen[bytes]) -> None:
+    before = contents(open_folder)
     assert len(before) == 1 + 3 + 1
-    recover(open_folder)
-    with without_privileges():  # who may not even send it a signal
-        recover(open_folder)
-    assert names(open_folder) == before
+    results = [[open_folder / name for name in "abc"]]
+    recover(open_folder, results)
+    with without_privileges():  # who may not even open the lock
+        recover(open_folder, results)
+    assert contents(open_folder) == before
     waiting.communicate(b"\n")
     assert contents(open_folder) == dict.fromkeys("abc", "new")
 
 
-def test_a_process_that_nobody_has_waited_for_is_gone(open_folder: Path, waiting: subprocess.Popen[bytes]) -> None:
-    waiting.kill()
-    os.waitid(os.P_PID, waiting.pid, os.WEXITED | os.WNOWAIT)
-    recover(open_folder)
+def test_of_two_runs_at_once_one_is_refused(open_folder: Path, waiting: subprocess.Popen[bytes]) -> None:
+    """Also where both have begun: all results are of the same run."""
+    with pytest.raises(OutputError, match=r"a: .*--overwrite"):
+        write_together([(open_folder / name, b"other") for name in "cba"], overwrite=False)
+    waiting.communicate(b"\n")
     assert contents(open_folder) == dict.fromkeys("abc", "new")
 
 
-def test_a_name_that_was_taken_meanwhile_stays(open_folder: Path, waiting: subprocess.Popen[bytes]) -> None:
+def test_a_file_of_the_users_own_stays(open_folder: Path, waiting: subprocess.Popen[bytes]) -> None:
     waiting.kill()
     waiting.wait()
     (open_folder / "b").write_text("precious")
-    recover(open_folder)
-    assert contents(open_folder) == {"a": "new", "b": "precious"}  # the last would say that all are there
+    recover(open_folder, [[open_folder / name for name in "abc"]])
+    assert contents(open_folder) == {"b": "precious"}
 
 
-def test_what_cannot_be_touched_waits(
-    open_folder: Path, waiting: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_touched_waits(open_folder: Path, waiting: subprocess.Popen[bytes]) -> None:
     waiting.kill()
     waiting.wait()
-    before = names(open_folder)
-
-    def read_only(*_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    with monkeypatch.context() as patched:
-        for name in ("link", "replace", "unlink"):
-            patched.setattr(os, name, read_only)
-        recover(open_folder)
-    with without_privileges():
-        recover(open_folder)
-    open_folder.chmod(0)
-    with without_privileges():
-        recover(open_folder)
-    assert names(open_folder) == before
-    recover(open_folder)
-    assert contents(open_folder) == dict.fromkeys("abc", "new")
-
-
-def test_all_wait_for_a_folder_that_cannot_be_touched(open_folder: Path) -> None:
-    here, there = open_folder / "here", open_folder / "there"
-    for folder, listed in ((here, [str(there / "a"), "b"]), (there, ["a", str(here / "b")])):
-        folder.mkdir()
-        (folder / f"{stem()}.journal").write_text(json.dumps({"overwrite": False, "files": listed}))
-    (there / f"{stem()}.0.tmp").write_text("new")
-    (here / f"{stem()}.1.tmp").write_text("new")
-    here.chmod(0o777)
-    before = contents(open_folder)
-    with without_privileges():
-        recover(here)
+    before, results = contents(open_folder), [[open_folder / name for name in "abc"]]
+    for mode in (0o755, 0):
+        open_folder.chmod(mode)
+        with without_privileges():
+            recover(open_folder, results)
     assert contents(open_folder) == before
-    recover(here)
-    assert contents(open_folder) == {"there/a": "new", "here/b": "new"}
+    recover(open_folder, results)
+    assert names(open_folder) == set()
 
 
 def test_a_folder_that_was_moved(open_folder: Path, waiting: subprocess.Popen[bytes], tmp_path: Path) -> None:
     waiting.kill()
     waiting.wait()
-    (open_folder / "a").rename(tmp_path / "a")
-    for path in open_folder.iterdir():
-        path.rename(tmp_path / path.name)
-    recover(tmp_path)
-    assert contents(tmp_path) == dict.fromkeys("abc", "new")
+    moved = open_folder.rename(tmp_path / "moved")
+    open_folder.mkdir()
+    recover(moved, [[moved / name for name in "abc"]])
+    assert names(moved) == set()
 
 
-def test_an_interrupt_while_files_take_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_while_files_take_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves what the next run needs."""
+    link = os.link
 
     def interrupt(source: Path, target: Path) -> None:
+        link(source, target)
         raise KeyboardInterrupt
 
     def work() -> None:
@@ -408,58 +422,52 @@ def test_an_interrupt_while_files_take_their_names(tmp_path: Path, monkeypatch: 
             files.add(b"new", tmp_path / "a")
             files.add(b"new", tmp_path / "b")
 
+    monkeypatch.setattr(os, "link", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert (tmp_path / "a").exists()
+    gc.collect()  # its lock goes with the process, here with the object
+    recover(tmp_path, [[tmp_path / "a", tmp_path / "b"]])
+    assert names(tmp_path) == set()
+
+
+def test_a_working_folder_that_another_run_clears_away_too_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its locking; then another one is made."""
+    mkdir, made = Path.mkdir, []
+
+    def cleared(path: Path, *arguments: object, **options: object) -> None:
+        mkdir(path, *arguments, **options)  # type: ignore[arg-type]
+        made.append(path)
+        if len(made) == 1:
+            recover(tmp_path)
+
     with monkeypatch.context() as patched:
-        patched.setattr(os, "link", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            work()
-    recover(tmp_path)
-    assert len(names(tmp_path)) == 3  # this process lives
-    monkeypatch.setattr(module, "_start", lambda pid: 1)  # and now it is another one, of the same number
-    recover(tmp_path)
-    assert contents(tmp_path) == {"a": "new", "b": "new"}
-
-
-def stem(host: str | None = None, pid: int | None = None, start: int = 1) -> str:
-    """Of the files of a process: of this machine, and with a number that is beyond all, unless said otherwise."""
-    return f".blinddeblur-{host or module._host()}-{pid or 999_999_999}-{start}-{'0' * 16}"
-
-
-def test_whose_temporary_files_vanish(tmp_path: Path) -> None:
-    mine = module._start(os.getpid())
-    hour, elsewhere = 3600, "0" * 8
-    kept = {
-        stem(pid=os.getpid(), start=mine) + ".0.tmp": 0,
-        stem(pid=os.getpid(), start=0) + ".0.tmp": 0,  # from where the system does not say when a process started
-        stem(elsewhere) + ".0.tmp": 23 * hour,
-        stem(elsewhere) + ".1.tmp": 0,
-        ".blinddeblur-notes.tmp": 99 * hour,
-        "photo.tmp": 99 * hour,
-        stem() + ".0.tmp.png": 99 * hour,
-    }
-    lost = {
-        stem() + ".0.tmp": 0,
-        stem(pid=os.getpid(), start=mine + 1) + ".0.tmp": 0,
-        stem("1" * 8) + ".0.tmp": 25 * hour,
-    }
-    for name, age in (kept | lost).items():
-        (tmp_path / name).write_text("")
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
-    (tmp_path / f"{stem()}.7.tmp").mkdir()
-    recover(tmp_path)
-    assert names(tmp_path) == {*kept, f"{stem()}.7.tmp"}
-
-
-def test_a_journal_of_another_machine_is_believed_after_an_hour(tmp_path: Path) -> None:
-    theirs = stem("0" * 8)
-    (tmp_path / f"{theirs}.0.tmp").write_text("new")
-    journal = tmp_path / f"{theirs}.journal"
-    journal.write_text(json.dumps({"overwrite": False, "files": ["a"]}))
-    os.utime(journal, (time.time() - 3500,) * 2)
-    recover(tmp_path)
-    assert not (tmp_path / "a").exists()
-    os.utime(journal, (time.time() - 3700,) * 2)
-    recover(tmp_path)
+        patched.setattr(Path, "mkdir", cleared)
+        with Together(overwrite=False) as files:
+            files.add(b"new", tmp_path / "a")
     assert contents(tmp_path) == {"a": "new"}
+
+
+def test_what_looks_like_a_working_folder(tmp_path: Path) -> None:
+    """Links lead nowhere, and other names are the user's."""
+    kept, ours = tmp_path / "kept", f".blinddeblur-{'0' * 15}"
+    kept.mkdir()
+    (kept / "a").write_text("precious")
+    (tmp_path / f"{ours}1").symlink_to(kept)
+    (tmp_path / f"{ours}2").mkdir()
+    (tmp_path / f"{ours}2" / "lock").symlink_to(kept / "a")
+    (tmp_path / f"{ours}3").write_text("precious")
+    (tmp_path / f"{ours}4").mkdir()
+    (tmp_path / f"{ours}4" / "folder").symlink_to(kept)
+    os.mkfifo(tmp_path / f"{ours}4" / "pipe")
+    for name in (f"{ours}.notes", ".blinddeblur-notes", f"{ours}5.png"):
+        (tmp_path / name).mkdir()
+    before = names(tmp_path)
+    recover(tmp_path, [[tmp_path / "kept", tmp_path / "missing"]])
+    assert names(tmp_path) == before - {f"{ours}4"}
+    assert contents(kept) == {"a": "precious"}
 
 
 def test_recovery_of_what_is_no_folder(tmp_path: Path) -> None:
@@ -469,56 +477,47 @@ def test_recovery_of_what_is_no_folder(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"file": "precious"}
 
 
-FORGED = {
-    "empty": "",
-    "no JSON": "{",
-    "no text": b"\xff\xfe",
-    "nested": "[" * 500_000,
-    "large": " " * 2**21 + '{"overwrite": true, "files": ["victim"]}',
-    "a list": '["victim"]',
-    "no names": '{"overwrite": true, "files": []}',
-    "numbers": '{"overwrite": true, "files": [1, "victim"]}',
-    "no permission": '{"files": ["victim"]}',
-    "an odd permission": '{"overwrite": "yes", "files": ["victim"]}',
-    "an absolute name": '{"overwrite": true, "files": ["OUTSIDE/victim"]}',
-    "a name above": '{"overwrite": true, "files": ["../outside/victim"]}',
-    "by way of a link": '{"overwrite": true, "files": ["link/victim"]}',
-    "the folder itself": '{"overwrite": true, "files": [""]}',
-    "the folder above": '{"overwrite": true, "files": [".."]}',
-    "a NUL byte": '{"overwrite": true, "files": ["a\\u0000b", "victim"]}',
-    "no Unicode": '{"overwrite": true, "files": ["\\ud800"]}',
-    "too long": json.dumps({"overwrite": True, "files": ["x" * 300]}),
-    "another temporary": json.dumps({"overwrite": True, "files": ["none", "OUTSIDE/victim"]}),
-    "an absolute name first": json.dumps({"overwrite": True, "files": ["OUTSIDE/victim", "none"]}),
-    "an absolute name between": json.dumps({"overwrite": True, "files": ["none", "OUTSIDE/victim", "none"]}),
-    "not permitted": '{"overwrite": false, "files": ["victim"]}',
-}
+KNOWN = ["--kernel", "k.npy"]  # no estimate, so that it takes a moment
+
+# Ends just before the last result takes its place, as by kill -9.
+ENDED = """
+import os, signal, sys
+link, last = os.link, sys.argv.pop(1)
+def ending(waiting, path):
+    if path.name == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    link(waiting, path)
+os.link = ending
+from blinddeblur.cli import main
+main()
+"""
 
 
-@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
-def test_a_forged_journal_does_nothing(tmp_path: Path, forged: str | bytes) -> None:
-    folder, outside = tmp_path / "folder", tmp_path / "outside"
-    for place in (folder, outside):
-        place.mkdir()
-        (place / "victim").write_text("precious")
-        (place / f"{stem(pid=os.getpid(), start=0)}.0.tmp").write_text("of a living process")
-    (folder / "link").symlink_to(outside)
-    for index in range(3):
-        (folder / f"{stem()}.{index}.tmp").write_text("evil")
-    data = forged if isinstance(forged, bytes) else forged.replace("OUTSIDE", str(outside)).encode()
-    (folder / f"{stem()}.journal").write_bytes(data)
-    (folder / f"{stem()[:-1]}1.journal").symlink_to(outside / "victim")
-    os.mkfifo(folder / f"{stem()[:-1]}2.journal")
-    before = {name: text for name, text in contents(tmp_path).items() if stem() not in name}
-    recover(folder)
-    after = {name: text for name, text in contents(tmp_path).items() if stem() not in name}
-    after.pop("folder/none", None)  # a new name in its own folder
-    assert after == before
-
-
-def test_what_waits_is_never_a_link(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("secret")
-    (tmp_path / f"{stem()}.0.tmp").symlink_to(tmp_path / "secret")
-    (tmp_path / f"{stem()}.journal").write_text('{"overwrite": true, "files": ["public"]}')
-    recover(tmp_path)
-    assert contents(tmp_path) == {"secret": "secret"}
+@pytest.mark.parametrize(
+    ("last", "others", "arguments"),
+    [
+        ("a.deblurred.png", ["a.kernel.npy", "way.gif"], ["restore", "a.png", "--record", "way.gif", *KNOWN]),
+        ("restored.png", ["tilt.npz", "way.gif"], ["turbulence", "a.png", "-o", "out", "--record", "way.gif", *KNOWN]),
+        ("sample-1.png", ["sample-1.npy"], ["sample", "kernel", "-o", "out"]),
+    ],
+)
+def test_the_same_command_goes_on_after_a_kill(
+    last: str, others: list[str], arguments: list[str], tmp_path: Path
+) -> None:
+    write(Photo(blurred(60, 64, 1, streak(5, 3), sigma=0.002)[1]), tmp_path / "a.png")
+    np.save(tmp_path / "k.npy", streak(5, 3))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kernel.notes").write_text("precious")
+    command = [sys.executable, "-c", ENDED, last, *arguments, "--device", "cpu", "--steps", "2"]
+    killed = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    found = {path.name for path in tmp_path.rglob("*")}
+    assert last not in found
+    assert found >= {*others, "kernel.notes"}
+    command[3] = "no file at all"
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert again.returncode == 0, again.stderr
+    found = {path.name for path in tmp_path.rglob("*")}
+    assert found >= {last, *others}
+    assert not [name for name in found if name.startswith(".")]
+    assert (tmp_path / "out" / "kernel.notes").read_text() == "precious"

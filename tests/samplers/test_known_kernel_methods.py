@@ -16,7 +16,8 @@ import blinddeblur
 from blinddeblur.cli import app
 from blinddeblur.engine.pipeline import Engine
 from blinddeblur.errors import UsageError
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, encoding
+from blinddeblur.files.photo import Photo
 from blinddeblur.physics.convolution import Blur, blur
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers import ddnm, diffpir, dps
@@ -270,7 +271,7 @@ def test_the_command_with_a_kernel(
     monkeypatch.chdir(tmp_path)
     kernel = streak(9, 5)
     _, y = blurred(64, 64, channels, kernel)
-    photo.write(photo.Photo(y, None, 8), tmp_path / "photo.png")
+    encoding.write(Photo(y, None, 8), tmp_path / "photo.png")
     np.save(tmp_path / "blur.npy", kernel)
     command = ["restore", "photo.png", "--kernel", "blur.npy", "--device", "cpu", "--steps", "3", "--method", method]
     done = []
@@ -279,8 +280,8 @@ def test_the_command_with_a_kernel(
         assert result.exit_code == 0, result.output
         done.append((tmp_path / name).read_bytes())
     assert done[0] == done[1]  # the same seed
-    restored = photo.read(tmp_path / "a.png").pixels
-    assert restored.shape == photo.read(tmp_path / "photo.png").pixels.shape
+    restored = decoding.read(tmp_path / "a.png").pixels
+    assert restored.shape == decoding.read(tmp_path / "photo.png").pixels.shape
     result = CliRunner().invoke(app, [*command, *more, "-o", "c.png", "--quiet", "--seed", "1"])
     assert result.exit_code == 0
     assert (tmp_path / "c.png").read_bytes() != done[0]
@@ -305,7 +306,7 @@ def test_a_kernel_too_large_for_a_network_of_fixed_size_is_refused_in_words(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "400")
     _, y = blurred(44, 46, 3, streak(size, 5))
-    photo.write(photo.Photo(y, None, 8), tmp_path / "photo.png")
+    encoding.write(Photo(y, None, 8), tmp_path / "photo.png")
     np.save(tmp_path / "blur.npy", streak(size, 5))
     prior = guided(tmp_path, "image", 3)
     command = ["restore", "photo.png", "--kernel", "blur.npy", "--device", "cpu", "--steps", "2", "--method", "dps"]

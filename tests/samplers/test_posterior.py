@@ -14,7 +14,8 @@ import blinddeblur
 from blinddeblur.engine.pipeline import Engine
 from blinddeblur.engine.result import Result
 from blinddeblur.errors import OutputError, UsageError
-from blinddeblur.files import photo
+from blinddeblur.files import decoding, kernel_files
+from blinddeblur.files.together import write_together
 from blinddeblur.physics.convolution import Blur, blur
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers import posterior
@@ -154,15 +155,17 @@ def test_blinddps_draws_no_samples() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_map_is_written_to_look_at_and_to_compute_with(tmp_path: Path, channels: int) -> None:
     values = np.linspace(0, 0.2, 40 * 50 * channels, dtype=np.float32).reshape(40, 50, channels)
-    picture, array = photo.write_uncertainty(values, tmp_path / "a.b")
+    files = kernel_files.uncertainty_files(values, tmp_path / "a.b")
+    write_together(files.items(), overwrite=False)
+    picture, array = files
     assert (picture.name, array.name) == ("a.b.uncertainty.png", "a.b.uncertainty.npy")
     np.testing.assert_array_equal(np.load(array), values[..., 0] if channels == 1 else values)
-    seen = photo.read(picture)
+    seen = decoding.read(picture)
     assert seen.depth == 16
     np.testing.assert_allclose(seen.pixels, np.clip(values / 0.1, 0, 1), atol=1e-5)
     picture.unlink()
     with pytest.raises(OutputError, match="exists already"):
-        photo.write_uncertainty(values, tmp_path / "a.b")
+        write_together(files.items(), overwrite=False)
     assert not picture.exists()
 
 
