@@ -88,7 +88,7 @@ class Convolution:
         return (self.weights.square().mean(dim=(-2, -1), keepdim=True) * self.transfer.abs() ** 2).sum(dim=0)
 
     def solve(self, x: Tensor, weight: float) -> Tensor:
-        """Solve (adjoint forward + weight) z = x for z, (B, C, H, W), but for border and what varies."""
+        """Solve (adjoint forward + weight) z = x, (B, C, H, W), but for the border and what varies in the blur."""
         spectrum = torch.fft.rfft2(x, s=self.padded) / (self.power + weight)
         return torch.fft.irfft2(spectrum, s=self.padded)[..., : self.shape[0], : self.shape[1]]
 
