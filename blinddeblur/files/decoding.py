@@ -252,9 +252,8 @@ def _decoded_by_opencv(data: bytes) -> tuple[Array, tuple[bytes | None, bytes | 
     buffer = np.frombuffer(data, np.uint8)
     try:
         with silent_opencv() as said:
-            decoded, kinds, contents = cv2.imdecodeWithMetadata(
-                buffer, flags=cv2.IMREAD_UNCHANGED
-            )  # by name: OpenCV 5 moved it
+            # Flags by name: OpenCV 5 has moved them.
+            decoded, kinds, contents = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
             said.seek(0)
             damaged = _JPEG_DAMAGE.search(said.read())
     except cv2.error as error:
