@@ -72,7 +72,7 @@ def read_bytes(path: Path, most_pixels: int = MAXIMUM_PIXELS) -> bytes:
             raise PhotoError(f"The file cannot be read, because {reason(error)}.") from error
 
 
-def decode(data: bytes, most_pixels: int = MAXIMUM_PIXELS, least_side: int = MINIMUM_SIDE, page: int = -1) -> Photo:
+def decode(data: bytes, most_pixels: int = MAXIMUM_PIXELS, least_side: int = MINIMUM_SIDE) -> Photo:
     """A photo, turned upright, from the bytes of its file; the format is told from them.
 
     Kept are EXIF, XMP, colour profile and resolution. Thumbnails are not: they show the blurred picture. Of a TIFF,
@@ -82,7 +82,6 @@ def decode(data: bytes, most_pixels: int = MAXIMUM_PIXELS, least_side: int = MIN
         data: the bytes of the file.
         most_pixels: a larger picture is refused before it is decoded.
         least_side: so is one with fewer pixels on a side.
-        page: of a TIFF, which one is meant, counted from 0; -1 for the only one, thumbnails left out.
 
     Raises:
         PhotoError: whatever cannot be restored faithfully. It does not name the file.
@@ -90,10 +89,10 @@ def decode(data: bytes, most_pixels: int = MAXIMUM_PIXELS, least_side: int = MIN
     _check_bytes(len(data), most_pixels)
     if not data:
         raise PhotoError("The file is empty. Copy it again from its source.")
-    header = header_of(data, page)
+    header = header_of(data)
     check_size(header.width, header.height, most_pixels, least_side)
     if header.image is None:
-        samples, found = _decoded_by_opencv(header.plain or data, max(page, 0))
+        samples, found = _decoded_by_opencv(header.plain or data)
     else:
         samples, found = _decoded_by_pillow_heif(header), (None, None, None)
     bits = header.bits or 8 * samples.itemsize
@@ -173,17 +172,13 @@ def check_size(width: int, height: int, most_pixels: int, least_side: int = MINI
         )
 
 
-def header_of(data: bytes, page: int = -1) -> Header:
-    """The header of an image file, given as its bytes. Raises PhotoError as read_header does.
-
-    page: of a TIFF, see decode.
-    """
+def header_of(data: bytes) -> Header:
+    """The header of an image file, given as its bytes. Raises PhotoError as read_header does."""
     if format_of(data) != "TIFF":
         return read_header(data)
-    directories = list(tags.directories(data))
-    if page < 0 and len(tags.pages(directories)) > 1:
+    directory, *others = tags.pages(data)
+    if others:
         raise PhotoError(SEVERAL)
-    directory = directories[max(page, 0)]
     _check_samples(directory)
     for offsets, counts in ((tags.STRIP_OFFSETS, tags.STRIP_BYTE_COUNTS), (tags.TILE_OFFSETS, tags.TILE_BYTE_COUNTS)):
         for offset, count in zip(directory.numbers(offsets), directory.numbers(counts), strict=False):
@@ -252,26 +247,22 @@ def _tables_of(quality: int) -> tuple[tuple[int, ...], ...]:
     return read_header(small.tobytes()).tables
 
 
-def _decoded_by_opencv(data: bytes, page: int) -> tuple[Array, tuple[bytes | None, bytes | None, bytes | None]]:
+def _decoded_by_opencv(data: bytes) -> tuple[Array, tuple[bytes | None, bytes | None, bytes | None]]:
     """(height, width, channels) in OpenCV's order (grey, BGR or BGRA) as stored; EXIF, colour profile and XMP."""
     buffer = np.frombuffer(data, np.uint8)
-    blocks: dict[int, bytes] = {}
     try:
         with silent_opencv() as said:
-            if page:
-                _, pictures = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED, range=(page, page + 1))
-                picture = pictures[0] if pictures else None
-            else:
-                picture, kinds, contents = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
-                blocks = {int(kind): np.asarray(block).tobytes() for kind, block in zip(kinds, contents, strict=True)}
+            # Flags by name: OpenCV 5 has moved them.
+            decoded, kinds, contents = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
             said.seek(0)
             damaged = _JPEG_DAMAGE.search(said.read())
     except cv2.error as error:
         raise PhotoError(UNDECODABLE) from error
     # The type stubs of OpenCV know neither that the picture is None on failure nor that it may be grey.
-    picture = cast("Array | None", picture)
+    picture = cast("Array | None", decoded)
     if damaged or picture is None or picture.dtype not in (np.uint8, np.uint16):
         raise PhotoError(UNDECODABLE)
+    blocks = {int(kind): np.asarray(block).tobytes() for kind, block in zip(kinds, contents, strict=True)}
     exif, icc, xmp = map(blocks.get, (cv2.IMAGE_METADATA_EXIF, cv2.IMAGE_METADATA_ICCP, cv2.IMAGE_METADATA_XMP))
     return np.atleast_3d(picture), (exif, icc, xmp)
 

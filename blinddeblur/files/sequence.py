@@ -189,14 +189,14 @@ def _of_file(path: Path, most_pixels: int) -> _Source:
         data = decoding.read_bytes(path, most_pixels)
         if is_animation(data):
             return _of_animation(str(path), data, most_pixels)
-        pages = tags.pages(list(tags.directories(data))) if format == "TIFF" else []
-    return _of_pages(str(path), data, pages, most_pixels) if len(pages) > 1 else _of_pictures([path], most_pixels)
+        pages = tags.pages(data) if format == "TIFF" else []
+    return _of_pages(str(path), pages, most_pixels) if len(pages) > 1 else _of_pictures([path], most_pixels)
 
 
-def _of_pages(label: str, data: bytes, pages: list[int], most_pixels: int) -> _Source:
+def _of_pages(label: str, pages: list[tags.Directory], most_pixels: int) -> _Source:
     def page(number: int) -> Photo:
         with decoding.naming(f"{label}, page {number}"):
-            return decoding.decode(data, most_pixels, page=pages[number])
+            return decoding.decode(pages[number].alone(), most_pixels)
 
     return _Source(label, ((f"page {number}", partial(page, number)) for number in range(len(pages))), len(pages))
 

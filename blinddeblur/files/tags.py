@@ -138,6 +138,26 @@ class Directory:
                     gathered[number] = (tag.kind, _swapped(raw, tag.kind, self.order))
         return gathered
 
+    def alone(self) -> bytes:
+        """A TIFF file with this page and no other.
+
+        Raises PhotoError when pixels lie beyond the end of the file, or parts of them share their bytes.
+        """
+        tags, pixels = self._gathered(_ANY, _BELOW), bytearray(8)  # the place of the header
+        for offsets, counts in ((STRIP_OFFSETS, STRIP_BYTE_COUNTS), (TILE_OFFSETS, TILE_BYTE_COUNTS)):
+            places = []
+            for start, length in zip(self.numbers(offsets), self.numbers(counts), strict=False):
+                part = self.data[start : start + length]
+                if len(part) < length or len(pixels) > len(self.data) + 8:
+                    raise PhotoError(_CUT_OFF)
+                places.append(len(pixels))
+                pixels += part
+            if places:
+                tags[offsets] = LONG, struct.pack(f">{len(places)}I", *places)
+        pixels += bytes(len(pixels) % 2)  # directories begin at even positions, as TIFF asks
+        pixels[:8] = self.data[:4] + struct.pack(f"{self.order}I", len(pixels))
+        return bytes(pixels) + _directory_bytes(len(pixels), self.order, {}, tags)
+
     def with_numbers(self, values: dict[int, int]) -> bytes:
         """The file with the first value of each of these tags replaced; a tag that it does not have is not added."""
         changed = bytearray(self.data)
@@ -171,9 +191,10 @@ def directories(data: bytes) -> Iterator[Directory]:
         raise PhotoError("The TIFF file contains no picture.")
 
 
-def pages(directories: list[Directory]) -> list[int]:
-    """The numbers of those that are pages, not a smaller copy of another, as a thumbnail is. The first always is."""
-    return [index for index, page in enumerate(directories) if not (index and page.number(NEW_SUBFILE_TYPE) & 1)]
+def pages(data: bytes) -> list[Directory]:
+    """The directories of a TIFF file that are pages, not a smaller copy of another, as a thumbnail is."""
+    found = list(directories(data))
+    return [page for page in found if page is found[0] or not page.number(NEW_SUBFILE_TYPE) & 1]
 
 
 def dpi_of(exif: bytes | None) -> tuple[float, float] | None:
