@@ -32,6 +32,13 @@ train_app = typer.Typer(help="Train a prior of your own, to restore with.", no_a
 app.add_typer(train_app, name="train")
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what failed.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Prior = Annotated[
+    str, typer.Option(help="The image prior: a name of download-weights --list, or a folder that train wrote.")
+]
+Sigma = Annotated[str, typer.Option(metavar="auto|VALUE", help="Standard deviation of the noise, where white is 1.")]
+SameSeed = Annotated[int, typer.Option(help="Of everything random: the same seed, the same result.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what was found out about each photo.")]
 
 
@@ -63,9 +70,7 @@ def restore(
         ),
     ] = None,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "fast",
-    prior: Annotated[
-        str, typer.Option(help="The image prior: a name of download-weights --list, or a folder that train wrote.")
-    ] = "photo",
+    prior: Prior = "photo",
     kernel_prior: Annotated[
         str, typer.Option(metavar="|".join(CHOICES["kernel_prior"]), help="What blinddps believes of the kernel.")
     ] = "diffusion",
@@ -88,17 +93,15 @@ def restore(
     crop: Annotated[
         str | None, typer.Option(metavar="X,Y,W,H", help="Estimate the kernel on this part of the photo, in pixels.")
     ] = None,
-    sigma: Annotated[
-        str, typer.Option(metavar="auto|VALUE", help="Standard deviation of the noise, where white is 1.")
-    ] = "auto",
+    sigma: Sigma = "auto",
     noise: Annotated[
         str, typer.Option(metavar="gaussian|poisson", help="Of dps: which noise it expects.")
     ] = "gaussian",
     linear: Annotated[
         bool, typer.Option("--linear", help="Take the blur as one of linear light, which fits bright lights better.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of everything random: the same seed, the same result.")] = 0,
+    device: Device = "auto",
+    seed: SameSeed = 0,
     samples: Annotated[
         int, typer.Option(metavar="N", help="Also N other images that explain the photo, and an uncertainty map.")
     ] = 0,
@@ -120,7 +123,7 @@ def restore(
     include: Annotated[
         str | None, typer.Option(metavar="GLOB", help="Of folders, only photos whose names match.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
+    overwrite: Overwrite = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first photo that fails.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done, and how long it takes.")
@@ -210,9 +213,7 @@ def turbulence(
         ),
     ] = None,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(SEQUENCE_METHODS)}.")] = "fast",
-    prior: Annotated[
-        str, typer.Option(help="The image prior: a name of download-weights --list, or a folder that train wrote.")
-    ] = "photo",
+    prior: Prior = "photo",
     tilt_prior: Annotated[
         str | None,
         typer.Option(metavar="NAME_OR_DIR", help="Of blinddps. (default: the tilt of Kolmogorov turbulence)"),
@@ -223,22 +224,20 @@ def turbulence(
     kernel: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A known blur (.npy or picture) that all frames share.")
     ] = None,
-    sigma: Annotated[
-        str, typer.Option(metavar="auto|VALUE", help="Standard deviation of the noise, where white is 1.")
-    ] = "auto",
+    sigma: Sigma = "auto",
     frames: Annotated[
         str | None,
         typer.Option(metavar="FIRST:END[:STEP]", help="Only these frames, counted from 0; END is not included."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of everything random: the same seed, the same result.")] = 0,
+    device: Device = "auto",
+    seed: SameSeed = 0,
     stabilised: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also a film (.mp4 or .gif) of the frames without their tilt.")
     ] = None,
     record: Annotated[
         Path | None, typer.Option(metavar="FILE.gif", help="Animate how image and kernel came about.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
+    overwrite: Overwrite = False,
     max_megapixels: Annotated[
         int | None, typer.Option(metavar="N", help="Refuse larger frames before they take memory. (default: 200)")
     ] = None,
@@ -306,7 +305,7 @@ def sample(
         int | None, typer.Option(metavar="N", help="Side in pixels. (default: 128, or what the prior knows)")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random: the same seed, the same samples.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace samples that exist already.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -369,7 +368,6 @@ Start = Annotated[
     str | None, typer.Option("--from", metavar="NAME_OR_DIR", help="Start from the weights of this prior.")
 ]
 Name = Annotated[str | None, typer.Option(help="What the prior is called. (default: as the folder)")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Workers = Annotated[
     int | None, typer.Option(metavar="N", help="Processes that make examples. (default: 0; up to 16 with a GPU)")
 ]
