@@ -405,15 +405,9 @@ def test_wrong_usage_exits_with_2(tmp_path: Path, options: list[str], words: str
     assert files(tmp_path) == before
 
 
-@pytest.fixture
-def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blinddeblur.samplers.posterior.STEPS", 2)
-
-
 SAMPLED = ("sample-1.png", "sample-2.png", "uncertainty.png", "uncertainty.npy")
 
 
-@pytest.mark.usefixtures("few_steps")
 def test_samples_lie_beside_the_photo_and_are_like_it(tmp_path: Path) -> None:
     source = make(tmp_path / "a.png", depth=16, alpha=True)
     result = run("restore", tmp_path, "--samples", "2", "--json", *QUICK)
@@ -436,7 +430,6 @@ def test_samples_lie_beside_the_photo_and_are_like_it(tmp_path: Path) -> None:
     assert files(tmp_path) == written
 
 
-@pytest.mark.usefixtures("few_steps")
 def test_samples_of_an_output_file_are_named_after_it(tmp_path: Path) -> None:
     source = make(tmp_path / "a.png", channels=1)
     result = run("restore", source, "-o", tmp_path / "sharp.v2.tiff", "--samples", "2", "--verbose", *QUICK)
@@ -446,7 +439,6 @@ def test_samples_of_an_output_file_are_named_after_it(tmp_path: Path) -> None:
     assert np.load(tmp_path / "sharp.v2.uncertainty.npy").shape == (48, 52)
 
 
-@pytest.mark.usefixtures("few_steps")
 def test_samples_and_a_recording_of_one_photo(tmp_path: Path) -> None:
     source = make(tmp_path / "a.png")
     result = run("restore", source, "--linear", "--samples", "2", "--record", tmp_path / "a.gif", *QUICK)

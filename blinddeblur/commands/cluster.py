@@ -23,7 +23,7 @@ _made: dict[bytes, Any] = {}
 
 
 def run(
-    task: Callable[[E, J], T], jobs: Iterable[J], make: Callable[[], E], address: str
+    task: Callable[[E, J], T], jobs: Iterable[J], make: Callable[[], E], address: str, patience: float = PATIENCE
 ) -> Generator[tuple[J, T | Exception], None, None]:
     """Do the jobs on the workers of a dask scheduler, which need this package but no files of this machine.
 
@@ -35,6 +35,7 @@ def run(
         task, jobs: as of workers.run.
         make: makes the engine, once in each process of the cluster.
         address: of the scheduler, such as tcp://host:8786.
+        patience: seconds for it to answer, and for its first worker.
 
     Yields:
         as workers.run does.
@@ -53,11 +54,11 @@ def run(
     running: dict[Any, J] = {}
     given_up: list[J] = []
     last_chance = False
-    _check_scheduler(distributed, address)
-    client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
+    _check_scheduler(distributed, address, patience)
+    client = distributed.Client(address, timeout=patience, set_as_default=False)
     try:
         try:
-            client.wait_for_workers(1, timeout=PATIENCE)
+            client.wait_for_workers(1, timeout=patience)
         except TimeoutError as error:
             raise UsageError(f"The scheduler at {address} has no workers. Start some: dask worker {address}") from error
         finished = distributed.as_completed(loop=client.loop)
@@ -108,13 +109,13 @@ def run(
         client.close()
 
 
-def _check_scheduler(distributed: Any, address: str) -> None:
+def _check_scheduler(distributed: Any, address: str, patience: float) -> None:
     """Raise UsageError if none answers. A Client would say so as well, but not end for another 20 seconds."""
 
     async def ask() -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             security = distributed.Security().get_connection_args("client")
-            comm = await distributed.connect(address, timeout=PATIENCE, **security)
+            comm = await distributed.connect(address, timeout=patience, **security)
             await comm.close()
 
     try:

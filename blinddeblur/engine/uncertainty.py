@@ -76,7 +76,7 @@ def _sample(
     def work(done: int, tile: Tile) -> Tensor:
         report(done / number)
         y, key, place = tiled.measurement(photo, tile), (tiled.settings.seed, index), (tile.top, tile.left)
-        return posterior.restore(Deblurring(denoise, y, kernels.of(tile), sigma, steps, key, place))
+        return posterior.sample(Deblurring(denoise, y, kernels.of(tile), sigma, steps, key, place))
 
     for top, band in tiling.bands(photo.height, photo.width, work):
         drawn.write(top, band)

@@ -29,7 +29,7 @@ TRUSTED = 0.8
 CONTRAST_WINDOW = 15  # pixels
 
 
-def restore(given: Deblurring, sigmas: tuple[float, float] = SIGMAS) -> Tensor:
+def sample(given: Deblurring, sigmas: tuple[float, float] = SIGMAS) -> Tensor:
     """Draw one sharp image of a measurement whose blur is given: (1, C, H, W), within the frame of y, not clipped.
 
     Args:

@@ -139,18 +139,16 @@ class Unknown:
 
 
 @pytest.mark.parametrize("wrong", ["127.0.0.1:1", "nonsense", "http://127.0.0.1:8786", "127.0.0.1"])
-def test_a_scheduler_that_does_not_answer_is_reported_in_time(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE", 2)
+def test_a_scheduler_that_does_not_answer_is_reported_in_time(wrong: str) -> None:
     begin = time.monotonic()
     with pytest.raises(UsageError, match="No dask scheduler answers at"):
-        list(cluster.run(where, range(3), MAKE, wrong))
+        list(cluster.run(where, range(3), MAKE, wrong, patience=2))
     assert time.monotonic() - begin < 3
 
 
-def test_what_answers_may_be_no_scheduler(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE", 2)
+def test_what_answers_may_be_no_scheduler(httpserver: HTTPServer) -> None:
     with pytest.raises(UsageError, match="No dask scheduler answers at"):
-        list(cluster.run(where, range(3), MAKE, f"{httpserver.host}:{httpserver.port}"))
+        list(cluster.run(where, range(3), MAKE, f"{httpserver.host}:{httpserver.port}", patience=2))
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,10 +171,9 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 Scheduler = tuple[str, subprocess.Popen[bytes]]
 
 
-def test_a_scheduler_without_workers_is_reported(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE", 2)
+def test_a_scheduler_without_workers_is_reported(scheduler: Scheduler) -> None:
     with pytest.raises(UsageError, match="has no workers"):
-        list(cluster.run(where, range(3), MAKE, scheduler[0]))
+        list(cluster.run(where, range(3), MAKE, scheduler[0], patience=2))
 
 
 def test_a_lost_scheduler_is_reported(scheduler: Scheduler, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def test_samples_of_a_gaussian_prior_have_the_mean_and_variance_of_the_posterior
     pixels = y.expand(-1, number, -1, -1)
     stack = Measurement(pixels, torch.zeros_like(pixels, dtype=torch.bool), linear=False)  # a Gaussian clips nothing
     given = Deblurring(gaussian_denoiser, stack, Blur.uniform(kernel), sigma, 200)
-    samples = posterior.restore(given, (2.0, 0.01))[0]  # from noise that drowns the prior, as theory has it
+    samples = posterior.sample(given, (2.0, 0.01))[0]  # from noise that drowns the prior, as theory has it
     assert float(samples.var(dim=0).mean() / variance.mean()) == pytest.approx(1, abs=0.06)
     assert float((samples.mean(dim=0) - mean).square().mean() / variance.mean()) < 3 / number
     by_pixel = samples.var(dim=0) / variance  # as far as 200 samples tell: within four standard deviations, 10 % each
@@ -118,7 +118,7 @@ def test_lamps_do_not_ring_in_samples() -> None:
     denoise, known = blinddeblur.load_prior("photo").denoise, Blur.uniform(torch.from_numpy(streak()))
     with torch.inference_mode():
         masked, ringing = (
-            posterior.restore(Deblurring(denoise, seen, known, 0.004))[0].permute(1, 2, 0).clamp(0, 1).numpy()
+            posterior.sample(Deblurring(denoise, seen, known, 0.004))[0].permute(1, 2, 0).clamp(0, 1).numpy()
             for seen in (y, unmasked)
         )
     assert psnr(masked, x) > psnr(ringing, x) + 2  # measured: 25.3 against 21.6 dB
