@@ -14,7 +14,7 @@ A blur whose border is not seen has no singular values in closed form. So Sigma 
     sigma_t (1 - 2 w (A^T A + w)^-1) n with n white; for larger w, white noise makes up the rest.
 
 Only the solution of the linear system is approximate, by conjugate gradients, and clipped pixels, which are bounds. The
-noise-free form is the limit of small w, here LEAST_WEIGHT: singular values below its root are left to the prior.
+noise-free form is the limit of small w, here NOISE_FREE_WEIGHT: singular values below its root are left to the prior.
 That w grows with the noise, see DETAILS, is ours and not the paper's.
 """
 
@@ -27,7 +27,7 @@ from blinddeblur.samplers.proximal import IMAGE_ITERATIONS, image_step
 from blinddeblur.samplers.schedule import Level, levels
 
 STEPS = 100
-LEAST_WEIGHT = 1e-3
+NOISE_FREE_WEIGHT = 1e-3
 # The condition takes the noise that each step passes on as fresh, but it is always the same and adds up: at sigma .01
 # with the least weight allowed, two training photos came to 18.9 and 20.8 dB. So w is at least (sigma / DETAILS)^2:
 # 24.4 and 28.0 dB for w = .01, 26.3 and 31.0 for .04, 25.4 and 30.0 for .15.
@@ -56,7 +56,7 @@ def restore(
         if limit is None:
             x_hat, noise = x0, x_t  # the last step, without noise of its own, can hide none
         else:
-            weight = max(limit, LEAST_WEIGHT, (given.sigma / details) ** 2)
+            weight = max(limit, NOISE_FREE_WEIGHT, (given.sigma / details) ** 2)
             x_hat = image_step(x0, given.y, given.blur, weight, iterations)
             noise = (1 - limit / weight) ** 0.5 * given.noise(2 * index + 1, x_t)
             if limit > 0:

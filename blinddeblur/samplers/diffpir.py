@@ -9,8 +9,7 @@ signal of x_t)^2; then x_{t-1} keeps a part of the noise that x_hat leaves of x_
 from torch import Tensor
 
 from blinddeblur.samplers.deblurring import Deblurring
-from blinddeblur.samplers.proximal import IMAGE_ITERATIONS, image_step
-from blinddeblur.samplers.restoration import LEAST_SHARE
+from blinddeblur.samplers.proximal import IMAGE_ITERATIONS, LEAST_WEIGHT, image_step
 from blinddeblur.samplers.schedule import levels
 
 STEPS = 100
@@ -38,8 +37,7 @@ def restore(
     for index, level in enumerate(levels(steps, alpha_bar)):
         x0 = level.estimate(given.denoise, x_t)
         ratio = (1 - level.alpha_bar) / (4 * level.alpha_bar)  # a variance in [0, 1]
-        # Less reaches so far that tiles would differ; while noise hides the image it makes no difference.
-        weight = max(LEAST_SHARE, strength * given.sigma**2 / ratio)
+        weight = max(LEAST_WEIGHT, strength * given.sigma**2 / ratio)
         x_hat = image_step(x0, given.y, given.blur, weight, iterations)
         left = (x_t - level.alpha_bar**0.5 * (2 * x_hat - 1)) / (1 - level.alpha_bar) ** 0.5
         noise = (1 - fresh) ** 0.5 * left + fresh**0.5 * given.noise(index + 1, x_t)

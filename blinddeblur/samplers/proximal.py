@@ -13,6 +13,7 @@ from blinddeblur.solvers import conjugate_gradient
 
 IMAGE_ITERATIONS = 6  # the solution but for some 45 dB; without preconditioning, 12 came to 35
 KERNEL_ITERATIONS = 15
+LEAST_WEIGHT = 0.003  # of an image step: less reaches so far that tiles would differ
 INERTIA = 0.3  # of the kernel, relative to the energy of the image's gradients
 
 

@@ -7,20 +7,19 @@ measurement, and no noise is injected. The answer is one image near the mean of 
 from torch import Tensor
 
 from blinddeblur.samplers.deblurring import Deblurring
-from blinddeblur.samplers.proximal import image_step
+from blinddeblur.samplers.proximal import LEAST_WEIGHT, image_step
 from blinddeblur.samplers.schedule import log_spaced
 
 STEPS = 8
 SIGMAS = (0.3, 0.01)
 PRIOR_SHARE = 0.25  # weight of the prior's image, over the variance of the measurement against that of the noise level
-LEAST_SHARE = 0.003  # lower weights reach so far that tiles would differ
 
 
 def restore(given: Deblurring) -> Tensor:
     """Restore a measurement whose blur is given: (1, C, H, W), within the frame of y, not clipped."""
     x, steps = given.start(), given.steps or STEPS
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
-        weight = max(LEAST_SHARE, PRIOR_SHARE * (given.unexplained / level) ** 2)
+        weight = max(LEAST_WEIGHT, PRIOR_SHARE * (given.unexplained / level) ** 2)
         x = image_step(given.denoise(x, level), given.y, given.blur, weight)
         given.tell(index, steps, x)
     return given.within(x)

@@ -142,11 +142,11 @@ def test_ddnm_without_noise_takes_the_range_of_the_measurement() -> None:
 @in_float64
 @pytest.mark.parametrize("sigma", [0.004, 0.3])
 def test_noise_that_ddnm_passes_on_and_fresh_noise_are_white_together(sigma: float) -> None:
-    """The condition of DDNM+ on all singular vectors; once with LEAST_WEIGHT, once with the weight at its limit."""
+    """The condition of DDNM+ on all singular vectors: once with NOISE_FREE_WEIGHT, once with w at its limit."""
     number, level = 1500, levels(2, ALPHA_BAR)[0]
     limit = ddnm.least_weight(level, sigma)
     assert limit is not None
-    assert (limit > ddnm.LEAST_WEIGHT) == (sigma == 0.3)
+    assert (limit > ddnm.NOISE_FREE_WEIGHT) == (sigma == 0.3)
     y = measurement(number)
     y.y.copy_(0.5 + sigma * torch.randn(y.y.shape, generator=torch.Generator().manual_seed(2)))
     states: list[Tensor] = []
