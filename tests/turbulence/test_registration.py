@@ -10,7 +10,7 @@ from blinddeblur.physics.atmosphere import short_exposure_kernel
 from blinddeblur.physics.convolution import blur, extend
 from blinddeblur.physics.tilt import enlarged
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
-from blinddeblur.training.simulator import Sequence
+from blinddeblur.training.simulator import SimulatedSimulatedSequence
 from blinddeblur.turbulence.registration import (
     fused,
     lucky_weights,
@@ -37,7 +37,7 @@ def picture(image: Tensor) -> np.ndarray:
     return image[0].permute(1, 2, 0).numpy()
 
 
-def free(seen: Sequence) -> Tensor:
+def free(seen: SimulatedSequence) -> Tensor:
     """The true tilts (N, 2, H, W) as frames can tell them: less their mean."""
     tilts = torch.from_numpy(seen.tilts)
     return tilts - tilts.mean(dim=0)
