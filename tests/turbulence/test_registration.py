@@ -10,7 +10,7 @@ from blinddeblur.physics.atmosphere import short_exposure_kernel
 from blinddeblur.physics.convolution import blur, extend
 from blinddeblur.physics.tilt import enlarged
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
-from blinddeblur.training.simulator import SimulatedSimulatedSequence
+from blinddeblur.training.simulator import SimulatedSequence
 from blinddeblur.turbulence.registration import (
     fused,
     lucky_weights,
