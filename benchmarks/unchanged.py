@@ -5,6 +5,7 @@ every word that came out. Says for each command "same bytes", or which files dif
 """
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -99,8 +100,17 @@ def run(checkout: Path, work: Path, command: str) -> dict[str, bytes]:
     # Progress comes and goes with the speed of the machine; places of the package are those of the checkout.
     stderr = b"".join(line for line in said.stderr.splitlines(True) if not re.search(rb": .* \d+/\d+", line))
     spoken = said.stdout + stderr + b"exit code %d" % said.returncode
-    made["what was said"] = b"\n".join(sorted(spoken.replace(bytes(checkout), b"").splitlines()))
+    made["what was said"] = b"\n".join(sorted(map(_sorted, spoken.replace(bytes(checkout), b"").splitlines())))
     return {name: TIMES.sub(b"", data) for name, data in made.items()}
+
+
+def _sorted(line: bytes) -> bytes:
+    """A line of JSON with its keys in order and without null, which says as much as nothing; any other as it is."""
+    try:
+        facts = json.loads(line)
+    except ValueError:
+        return line
+    return json.dumps({key: value for key, value in facts.items() if value is not None}, sort_keys=True).encode()
 
 
 def difference(ours: bytes, theirs: bytes, name: str) -> str:
