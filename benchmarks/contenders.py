@@ -9,7 +9,6 @@
     timeout = 600                             # seconds
     needs = ["program", "python:skimage", "$L0_HOME/bin/deblur"]  # programs, modules, files: all must be there
     where = "https://..."                     # where to get it
-    paper = "..."                             # what it does
 
 PLACEHOLDERS lists what is filled in; $NAME is a variable of the environment. The working folder is that of the whole
 benchmark.
@@ -64,7 +63,6 @@ class Contender:
     timeout: float = TIMEOUT
     needs: tuple[str, ...] = ()
     where: str = ""
-    paper: str = ""
 
     def uses(self, placeholder: str) -> bool:
         """Whether the command has this placeholder."""
