@@ -1,7 +1,7 @@
 """What can be chosen, checked before any work starts: one table of methods, and the settings of a restoration.
 
-Imports neither torch nor pixels. What a method is called stands here and where its function is chosen; everything else
-asks the record.
+Imports neither torch nor pixels. What a method is called stands here and in engine/tiled.py; everything else asks for
+its traits.
 """
 
 from collections.abc import Mapping
@@ -30,14 +30,15 @@ class Method:
     """What has to be known of a method before it runs.
 
     Attributes:
-        steps: by default.
+        steps: how many it takes by default.
         joint: whether it finds image and kernel together; the others restore with a kernel that is given, or that the
             default method has estimated.
         refines: whether its steps are those of the estimate of the kernel, and not of the restoration.
         gradients: whether it takes gradients through the network, which then sees whole tiles of the side it knows.
         linear: whether it can take the blur as one of linear light.
         tile: side of its tiles in pixels; gradients need memory.
-        cost: of a step of the restoration, in evaluations of the network over the same pixels; measured on two cores.
+        cost: what a step of the restoration costs, in evaluations of the network over the same pixels; measured on two
+            cores.
         choices: the options of CHOICES that it takes.
     """
 
@@ -113,7 +114,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check_common(self, METHODS)
-        method = self.record
+        method = self.traits
         if self.kernel_size is not None and (self.kernel_size % 2 == 0 or not 3 <= self.kernel_size <= LARGEST_KERNEL):
             raise KernelError(
                 f"The kernel size must be an odd number from 3 to {LARGEST_KERNEL}, so that the kernel has a middle "
@@ -126,7 +127,7 @@ class Settings:
             if value not in values:
                 raise UsageError(f"There is no {name} {value}. Choose one of {', '.join(values)}.")
             if value != values[0] and option not in method.choices:
-                (able,) = (known for known, record in METHODS.items() if option in record.choices)
+                (able,) = (known for known, traits in METHODS.items() if option in traits.choices)
                 raise UsageError(
                     f"{self.method} takes no {value} {name}. Leave out --{name.replace(' ', '-')}, or choose the "
                     f"method {able} with it."
@@ -158,24 +159,24 @@ class Settings:
             raise UsageError(f"Samples are drawn by the method fast. Leave out --samples, or --method {self.method}.")
 
     @property
-    def record(self) -> Method:
+    def traits(self) -> Method:
         """What has to be known of the method."""
         return METHODS[self.method]
 
     @property
     def conditioned(self) -> bool:
         """Whether the kernel prior looks at the photo: always where an estimate is made before the restoration."""
-        return not self.record.joint or self.kernel_prior == "conditioned"
+        return not self.traits.joint or self.kernel_prior == "conditioned"
 
     @property
     def effective_steps(self) -> int:
         """Steps of the sampler: as asked, or the method's own number."""
-        return self.steps or self.record.steps
+        return self.steps or self.traits.steps
 
     @property
     def kernel_steps(self) -> int:
         """Steps of the estimate of the kernel that precedes a restoration."""
-        return self.effective_steps if self.record.refines else DEFAULT_METHOD.steps
+        return self.effective_steps if self.traits.refines else DEFAULT_METHOD.steps
 
 
 @dataclass(frozen=True)
@@ -207,23 +208,23 @@ class SequenceSettings:
 
     def __post_init__(self) -> None:
         _check_common(self, SEQUENCE_METHODS)
-        if self.record.joint and self.sigma is not None:
+        if self.traits.joint and self.sigma is not None:
             raise UsageError(_knows_no_noise(self.method))
-        if not self.record.joint and self.tilt_prior is not None:
+        if not self.traits.joint and self.tilt_prior is not None:
             raise UsageError(
                 f"The method {self.method} takes the tilt of Kolmogorov turbulence. Leave out --tilt-prior, or choose "
                 "blinddps."
             )
 
     @property
-    def record(self) -> Method:
+    def traits(self) -> Method:
         """What has to be known of the method."""
         return SEQUENCE_METHODS[self.method]
 
     @property
     def effective_steps(self) -> int:
         """Steps of the sampler: as asked, or the method's own number."""
-        return self.steps or self.record.steps
+        return self.steps or self.traits.steps
 
 
 def _check_common(settings: Settings | SequenceSettings, methods: Mapping[str, Method]) -> None:

@@ -46,7 +46,7 @@ class Console:
 
     @contextmanager
     def work(self, title: str, in_bytes: bool = False) -> Iterator["Work"]:
-        """Progress of one photo or one download; the bar goes when it is done."""
+        """Show the progress of one photo or one download, which is told to what this yields; a bar goes at the end."""
         if self.quiet:
             yield Work(title)
         elif self.err.is_terminal:
@@ -58,13 +58,13 @@ class Console:
             yield PlainWork(title, self.err)
 
     def result(self, outcome: "Outcome") -> None:
-        """One photo or sequence is done."""
+        """Say what became of a photo or sequence, and its warnings."""
         self.say(outcome.sentence, outcome.details, outcome.facts())
         for warning in outcome.warnings:
             self.warning(f"{outcome.input}: {warning}")
 
     def say(self, sentence: str, details: str = "", facts: dict[str, Any] | None = None) -> None:
-        """An answer: in words, with --verbose in more of them; or its facts, with --json."""
+        """Give an answer: in words, with --verbose in more of them; or its facts, with --json."""
         if self.as_json and facts is not None:
             self._json(facts)
         elif not self.quiet:
@@ -73,20 +73,20 @@ class Console:
                 self.out.print(escape(details))
 
     def failure(self, path: Path, reason: str) -> None:
-        """One photo could not be restored."""
+        """Say why a photo could not be restored."""
         if self.as_json:
             self._json({"input": str(path), "error": reason})
         self.err.print(f"[red]failed[/red] {escape(reason)}")
 
     def skipped(self, path: Path, result: Path) -> None:
-        """One photo was restored by an earlier run."""
+        """Say that an earlier run has restored a photo."""
         if self.as_json:
             self._json({"input": str(path), "restored": str(result), "skipped": True})
         elif not self.quiet:
             self.out.print(escape(f"{path}: finished already, in {result}. --overwrite makes it once more."))
 
     def summary(self, done: int, skipped: int, failures: list[tuple[Path, str]], left: int) -> None:
-        """What became of all photos."""
+        """Say what became of all photos."""
         if self.quiet:
             return
         counts = [f"{done} restored", f"{skipped} finished before", f"{len(failures)} failed", f"{left} not begun"]
@@ -100,16 +100,16 @@ class Console:
         self.err.print(table)
 
     def total(self, sentence: str) -> None:
-        """What a list of photos comes to."""
+        """Say what a list of photos comes to."""
         if not self.quiet:
             self.err.print(escape(sentence))
 
     def error(self, sentence: str) -> None:
-        """What ends the whole command."""
+        """Say what ends the whole command."""
         self.err.print(f"[red]error:[/red] {escape(sentence)}")
 
     def warning(self, sentence: str) -> None:
-        """What does not stop the command, but should be known."""
+        """Say what does not stop the command, but should be known."""
         if not self.quiet:
             self.err.print(f"[yellow]warning:[/yellow] {escape(sentence)}")
 
@@ -118,7 +118,7 @@ class Console:
         self.out.print(escape(text))
 
     def table(self, headers: list[str], rows: list[list[str]]) -> None:
-        """An answer in columns; values separated by tabs when piped."""
+        """Give an answer in columns, or with tabs between its values when piped."""
         if not self.out.is_terminal:
             for row in rows:
                 self.out.file.write("\t".join(row) + "\n")  # rich would turn tabs into spaces
@@ -139,10 +139,10 @@ class Work:
         self.title = title
 
     def stage(self, name: str, done: float, total: float | None, note: str = "") -> None:
-        """How far a stage of the work is, and a note on how it goes."""
+        """Show how far a stage of the work is, and a note on how it goes."""
 
     def amount(self, done: int, total: int | None) -> None:
-        """How far work without stages is."""
+        """Show how far work without stages is."""
         self.stage("", done, total)
 
 
@@ -156,7 +156,7 @@ class BarWork(Work):
         self.task: TaskID | None = None
 
     def stage(self, name: str, done: float, total: float | None, note: str = "") -> None:
-        """A new stage starts a new bar in the place of the old one."""
+        """Show the stage as a bar; a new one starts in the place of the old one."""
         description = escape(f"{self.title}  {name}  {note}".strip())
         if name != self.name or self.task is None:
             if self.task is not None:
@@ -176,7 +176,7 @@ class PlainWork(Work):
         self.said = 0.0
 
     def stage(self, name: str, done: float, total: float | None, note: str = "") -> None:
-        """One line for each new stage, and one every ten seconds within it."""
+        """Print a line for each new stage, and one every ten seconds within it."""
         now = time.monotonic()
         if name == self.name and now - self.said < PLAIN_EVERY:
             return

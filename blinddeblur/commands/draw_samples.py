@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 ENDINGS = {"image": (), "kernel": (".npy",), "tilt": (".npz",)}  # of each kind, besides the picture
 PRIORS = {"image": "photo", "kernel": "kernel", "tilt": None}  # None: the closed form
 SIDE = 128  # pixels of images and tilts, where the prior takes any size
-SIDES = (16, 1024)
-STEPS, MOST_STEPS = 100, 1000
+SIDES = (16, 1024)  # pixels, the least and the most that can be asked for
+STEPS, MOST_STEPS = 100, 1000  # of the diffusion: by default, and at most
 MOST = 10_000  # samples of one command
-# Noise that hides all of an image, and noise that nobody sees; less does for kernels, whose mean is small.
-LEVELS, KERNEL_LEVELS = (80.0, 0.003), (10.0, 0.01)
+LEVELS = (80.0, 0.003)  # noise that hides all of an image, and noise that nobody sees
+KERNEL_LEVELS = (10.0, 0.01)  # the same for kernels, whose mean is small
 
 Draw = Callable[["Generator", Progress], "Tensor"]
 
@@ -86,7 +86,7 @@ class Sampling:
                 raise UsageError(f"The {name} must lie between {least} and {most}, not {value}.")
 
     def files(self, number: int) -> list[Path]:
-        """Those of a sample, counted from 1; the picture last."""
+        """The files of a sample, which is counted from 1; the picture is the last."""
         return [self.folder / f"sample-{number}{ending}" for ending in (*ENDINGS[self.kind], ".png")]
 
     def finished(self, number: int) -> bool:
@@ -182,7 +182,7 @@ def _make(sampling: Sampling, draw: Draw, number: int, progress: Progress) -> No
 
 
 def _contents(kind: str, x: "Tensor") -> list[bytes]:
-    """Of the files of a sample (1, C, H, W), in their order."""
+    """The bytes of the files of a sample (1, C, H, W), in their order."""
     from blinddeblur.physics import kernels
 
     if kind == "kernel":

@@ -51,18 +51,18 @@ class Outcome:
 
     @property
     def sentence(self) -> str:
-        """What is said in any case."""
+        """The sentence that is printed in any case."""
         return f"{self.input} -> {self.restored} ({self.seconds:.1f} s)"
 
     @property
     def details(self) -> str:
-        """What --verbose adds."""
+        """The line that --verbose adds."""
         rows, columns = self.kernel_extent
         kernel = f"kernel {rows}x{columns} px, residual {255 * self.residual:.2f}/255"
         return ", ".join([f"  noise {255 * self.sigma:.2f}/255", kernel])
 
     def facts(self) -> dict[str, Any]:
-        """What --json says."""
+        """The record that --json prints."""
         return {name: _plain(value) for name, value in asdict(self).items()}
 
 
@@ -92,7 +92,7 @@ class PhotoOutcome(Outcome):
 
     @property
     def details(self) -> str:
-        """What --verbose adds."""
+        """The line that --verbose adds."""
         parts = [super().details]
         if self.mean_uncertainty is not None:
             parts.append(f"uncertainty {255 * self.mean_uncertainty:.2f}/255")
@@ -127,13 +127,13 @@ class SequenceOutcome(Outcome):
 
     @property
     def sentence(self) -> str:
-        """What is said in any case."""
+        """The sentence that is printed in any case."""
         number = f"{self.frames} frame{'s' if self.frames > 1 else ''}"
         return f"{self.input} -> {self.restored} ({number}, {self.seconds:.1f} s)"
 
     @property
     def details(self) -> str:
-        """What --verbose adds."""
+        """The line that --verbose adds."""
         return f"{super().details}, tilt {self.tilt_rms:.2f} px"
 
 
@@ -186,7 +186,7 @@ def reason(source: Path, error: Exception, *, verbose: bool) -> str:
 
 
 def exit_code(error: Exception) -> int:
-    """Of a command whose only work failed like this."""
+    """The exit code of a command whose only work failed with this error: the error's own, or 1."""
     return error.exit_code if isinstance(error, BlindDeblurError) else FAILED
 
 

@@ -53,7 +53,7 @@ class Job:
 
     @property
     def comparison(self) -> Path:
-        """Before, after and kernel."""
+        """The picture of before, after and kernel."""
         return beside(self.stem, ".compare.png")
 
     @property
@@ -78,7 +78,7 @@ class Job:
         return self.restored != STREAM and all(os.path.lexists(path) for path in self.results)
 
     def check(self) -> None:
-        """Before minutes are spent: can the results be written where they belong? Raises OutputError."""
+        """Raise OutputError, before minutes are spent, if a result cannot be written where it belongs."""
         for path in self.results + ((self.preview,) if self.wishes.preview else ()):
             check_free(path, overwrite=self.wishes.overwrite)
 
@@ -90,7 +90,7 @@ def plan(
     recursive: bool = False,
     include: str | None = None,
 ) -> list[Job]:
-    """What has to be done.
+    """The jobs that were asked for, one for each photo.
 
     Args:
         sources: photos, and folders whose photos are meant; "-" is standard input.
@@ -134,7 +134,7 @@ def plan(
 
 
 def to_standard_output(sources: Iterable[Path], output: Path | None) -> bool:
-    """Whether the restored photo goes there: as it is asked to, or since it came from standard input."""
+    """Whether the restored photo goes to standard output: as it is asked to, or since it came from standard input."""
     return output == STREAM or (output is None and STREAM in sources)
 
 

@@ -18,11 +18,11 @@ from blinddeblur.files.photo import Photo
 from blinddeblur.files.together import Together, check_free
 from blinddeblur.pictures.canvas import enlarged, fitted, of_kernel
 
-SIDE = 1600  # Pixels of the long side of a preview: it fills a screen, and takes about half a megabyte.
-QUALITY = 85  # Of a preview's JPEG; artefacts stay below what a restoration changes.
-KERNEL_SIDE = 256  # Pixels of the kernel's picture; twice the largest kernel, 127.
-GREY = 0.5  # This shows through transparent pixels.
-MADE_BY = '<meta name="generator" content="blinddeblur">'  # A page of ours is known by it.
+SIDE = 1600  # pixels of the long side of a preview: it fills a screen, and takes about half a megabyte
+QUALITY = 85  # of a preview's JPEG; artefacts stay below what a restoration changes
+KERNEL_SIDE = 256  # pixels of the kernel's picture; twice the largest kernel, 127
+GREY = 0.5  # what shows through transparent pixels
+MADE_BY = '<meta name="generator" content="blinddeblur">'  # what a page of ours is known by
 
 
 @dataclass(frozen=True)

@@ -57,12 +57,12 @@ class SequenceJob:
 
     @property
     def kernel(self) -> tuple[Path, Path]:
-        """A picture and an array."""
+        """The picture and the array of the kernel."""
         return self.folder / "kernel.png", self.folder / "kernel.npy"
 
     @property
     def tilt(self) -> tuple[Path, Path]:
-        """A picture and the fields."""
+        """The picture and the fields of the tilt."""
         return self.folder / "tilt.png", self.folder / "tilt.npz"
 
     @property
@@ -78,7 +78,7 @@ class SequenceJob:
 
 
 def plan(inputs: Iterable[Path], output: Path | None, **wishes: Any) -> SequenceJob:
-    """What has to be done.
+    """The job that was asked for.
 
     Args:
         inputs: a folder, a pattern, a video, or pictures.
@@ -163,7 +163,7 @@ def restore(engine: "TurbulenceEngine", job: SequenceJob, progress: Progress = u
 
 
 def _tilt_files(result: "SequenceResult", seen: sequence.Film) -> tuple[bytes, bytes]:
-    """The picture and the fields."""
+    """The bytes of the picture and of the fields of the tilt."""
     height, width = seen.frames[0].shape[:2]
     picture = Photo(tilt_picture(result.tilts, result.spacing, height, width))
     fields = io.BytesIO()

@@ -160,7 +160,7 @@ def _outcomes(jobs: list[Job], settings: Settings, console: Console, way: Way) -
 
 
 def engines(settings: Settings, number: int) -> list[partial["Engine"]]:
-    """What makes the engine in each of `number` processes: GPUs dealt out in turn, else the threads divided."""
+    """What makes the engine in each of `number` processes: GPUs are dealt out in turn, or else the threads divided."""
     import torch
 
     gpus = torch.cuda.device_count() if settings.device in ("auto", "cuda") else 0
@@ -231,7 +231,7 @@ def restore_parcel(engine: "Engine", parcel: Parcel) -> tuple[PhotoOutcome, list
 
 
 def produce(engine: "Engine", job: Job, data: bytes, add: Add, progress: Progress = unheard) -> PhotoOutcome:
-    """The results of a photo, from the bytes of its file.
+    """Restore a photo from the bytes of its file, hand over those of each result, and return what became of it.
 
     Args:
         engine: that restores it.
@@ -281,7 +281,7 @@ def _data(job: Job) -> bytes:
 
 
 def _ending(data: bytes) -> str:
-    """That of a file with these bytes, where no name says it."""
+    """The ending of a file with these bytes, where no name says it."""
     return {"JPEG": ".jpg", "TIFF": ".tiff", "WebP": ".webp", "BMP": ".bmp"}.get(format_of(data) or "", ".png")
 
 

@@ -62,12 +62,12 @@ def run(
     processes = []
     proven: Callable[[], E] | None = None  # what has made an engine and may do so again
 
-    def next_try() -> tuple[J, bool] | None:
+    def next_turn() -> tuple[J, bool] | None:
         return next(fresh, None) or (again.popleft() if again else None)
 
     def start(make: Callable[[], E]) -> None:
-        if attempt := next_try():
-            worker = _Worker(task, make, attempt)
+        if turn := next_turn():
+            worker = _Worker(task, make, turn)
             working[worker.pipe] = worker
             processes.append(worker.process)
 
@@ -77,7 +77,7 @@ def run(
         while working:
             for pipe in wait(list(working)):
                 worker = working[pipe]
-                job, second = worker.attempt
+                job, second = worker.turn
                 try:
                     outcome = worker.pipe.recv()
                 except (EOFError, OSError):  # the process is dead
@@ -100,8 +100,8 @@ def run(
                     proven = worker.make
                     worker.begin()
                     continue
-                if attempt := next_try():
-                    worker.attempt = attempt
+                if turn := next_turn():
+                    worker.turn = turn
                     worker.begin()
                 else:
                     del working[pipe]
@@ -119,8 +119,8 @@ def run(
 class _Worker(Generic[E, J]):
     """A process with its engine, and the job it works on: (job, whether it is the second time)."""
 
-    def __init__(self, task: Callable[[E, J], Any], make: Callable[[], E], attempt: tuple[J, bool]) -> None:
-        self.make, self.attempt, self.ready = make, attempt, False
+    def __init__(self, task: Callable[[E, J], Any], make: Callable[[], E], turn: tuple[J, bool]) -> None:
+        self.make, self.turn, self.ready = make, turn, False
         self.pipe, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(target=_serve, args=(task, make, theirs), daemon=True)
         with _interrupts_kept_from_children():
@@ -131,7 +131,7 @@ class _Worker(Generic[E, J]):
         """The engine stands, or the last job is done."""
         self.ready = True
         with contextlib.suppress(OSError):  # has just died: the end of the pipe will tell
-            self.pipe.send(self.attempt[0])
+            self.pipe.send(self.turn[0])
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ class Together:
 
     @contextlib.contextmanager
     def open(self, path: Path) -> Iterator[IO[bytes]]:
-        """As add, for what is written piece by piece: a file that is complete at the end of the block."""
+        """Open a file that waits, to be written piece by piece; it is complete at the end of the block. See add."""
         check_free(path, overwrite=self._overwrite)
         with _said_in_words(path):
             path.parent.mkdir(parents=True, exist_ok=True)

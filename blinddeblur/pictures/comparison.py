@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from blinddeblur.pictures.canvas import Picture, beside, enlarged, fitted, of_kernel, sheet
 
-SIDE = 960  # Two photos whose long sides have so many pixels, and a kernel, fill a wide screen.
-LINE = 2  # Pixels between two kernels of a grid.
+SIDE = 960  # pixels of the long side of a photo: two of them and a kernel fill a wide screen
+LINE = 2  # pixels between two kernels of a grid
 
 
 def compare(before: NDArray[Any], after: NDArray[Any], kernel: NDArray[np.floating], side: int = SIDE) -> Picture:

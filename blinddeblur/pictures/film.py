@@ -16,9 +16,9 @@ from blinddeblur.files.photo import Array, as_integers
 from blinddeblur.files.quiet import silent_opencv
 
 ENDINGS = (".mp4", ".gif")
-FPS = 10.0  # Frames per second where the source does not say how many.
-_FASTEST_GIF = 20  # Milliseconds between two frames; players take less for a mistake.
-_CODEC = "mp4v"  # MPEG-4, which every build of OpenCV writes.
+FPS = 10.0  # frames per second where the source does not say how many
+_FASTEST_GIF = 20  # milliseconds between two frames; players take less for a mistake
+_CODEC = "mp4v"  # MPEG-4, which every build of OpenCV writes
 _CANNOT = "This installation of OpenCV cannot write the film as MP4. Name a file that ends in .gif instead."
 
 

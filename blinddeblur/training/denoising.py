@@ -13,10 +13,10 @@ from torch import Tensor
 from blinddeblur.priors.compact import CompactUNet
 
 SIGMA_RANGE = (0.0025, 80.0)  # of the linear 1000-step schedule, in image units
-TYPICAL_SIGMA, SPREAD = 0.08, 1.0  # of the log-normal part
+TYPICAL_SIGMA, SPREAD = 0.08, 1.0  # median, in image units, and logarithmic deviation of the levels drawn log-normally
 EVERYWHERE = 0.2  # share of the levels drawn log-uniformly over the whole range
-RANGES = 26  # of ln(sigma), 0.4 wide
-RATE = 0.02  # at which a running mean follows
+RANGES = 26  # ranges of ln(sigma), each 0.4 wide, with a running mean of the error
+RATE = 0.02  # share of the newest error in that mean
 
 
 def draw_sigmas(number: int, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random crops of photographs: what the photo prior learns from."""
+"""Random crops of photographs: what the image prior learns from, and, blurred, the conditioned kernel prior."""
 
 import math
 from collections import deque

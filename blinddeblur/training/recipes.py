@@ -1,4 +1,4 @@
-"""How a photo prior and a kernel prior are made: which data, which network, and what is written where.
+"""How an image prior and a kernel prior are made: which data, which network, and what is written where.
 
 Prints nothing; the command line and Python share it.
 """
