@@ -68,7 +68,7 @@ DEFAULT_METHOD = METHODS["fast"]  # whose estimate of the kernel the methods tak
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of a restoration.
+    """Options of a restoration. Raises UsageError for a value out of its range, or two that exclude each other.
 
     Attributes:
         method: "fast" (the default method) or "blinddps" (the paper's); or "dps", "ddnm" or "diffpir", which restore
@@ -90,9 +90,6 @@ class Settings:
         overlap: pixels over which neighbouring tiles fade into each other, besides those the blur reaches; None to
             choose it.
         samples: how many samples of the posterior are drawn besides, for the uncertainty map; 0, or 2 to 64.
-
-    Raises:
-        UsageError: a value out of its range, or two that exclude each other.
     """
 
     method: str = "fast"
@@ -181,7 +178,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class SequenceSettings:
-    """Options of a restoration of frames seen through turbulence.
+    """Options of a restoration of frames seen through turbulence. Raises UsageError as Settings does.
 
     Attributes:
         method: "fast" (the default method, any number of frames) or "blinddps" (the paper's, one frame).
@@ -192,9 +189,6 @@ class SequenceSettings:
         sigma: standard deviation of the noise of a frame on [0, 1]; None to estimate it.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         seed: of everything random.
-
-    Raises:
-        UsageError: a value out of its range, or two that exclude each other.
     """
 
     method: str = "fast"

@@ -37,7 +37,7 @@ Draw = Callable[["Generator", Progress], "Tensor"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is sampled, and where it goes.
+    """What is sampled, and where it goes. Raises UsageError where a value makes no sense.
 
     Attributes:
         kind: "image", "kernel" or "tilt".
@@ -49,9 +49,6 @@ class Sampling:
         seed: of everything random.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         overwrite: whether samples that exist already are replaced.
-
-    Raises:
-        UsageError: a value that makes no sense.
     """
 
     kind: str
@@ -95,13 +92,9 @@ class Sampling:
 
 
 def run(sampling: Sampling, console: Console) -> int:
-    """Draw all samples that are not there yet.
+    """Draw all samples that are not there yet. Returns the exit code.
 
-    Returns:
-        the exit code.
-
-    Raises:
-        BlindDeblurError: what concerns all samples alike, such as weights that are missing.
+    Raises BlindDeblurError for what concerns all samples alike, such as weights that are missing.
     """
     numbers = range(1, sampling.number + 1)
     recover(sampling.folder, [sampling.files(number) for number in numbers])
@@ -131,8 +124,7 @@ def run(sampling: Sampling, console: Console) -> int:
 def _drawer(sampling: Sampling) -> Draw:
     """What draws a sample: (1, C, H, W); images and kernels in [0, 1], tilts in pixels.
 
-    Raises:
-        BlindDeblurError: there is no such prior, or it cannot be sampled like this.
+    Raises BlindDeblurError where there is no such prior, or it cannot be sampled like this.
     """
     import torch
 

@@ -56,16 +56,14 @@ class Shown:
 def write(path: Path, entries: Sequence[ReportEntry], seconds: float, *, overwrite: bool = False) -> None:
     """Write the page: in all, and for each photo before and after under a slider, its kernel, and its figures.
 
-    Whatever cannot be read any more is left out of the page, which is written as a whole or not at all.
+    Whatever cannot be read any more is left out of the page, which is written as a whole or not at all. Raises
+    OutputError where the file exists and may not be overwritten, or the system refuses.
 
     Args:
         path: of the page; missing folders are created.
         entries: one for each photo, in the order of the page.
         seconds: that all photos took together.
         overwrite: whether an existing file is replaced.
-
-    Raises:
-        OutputError: the file exists and may not be overwritten, or the system refuses.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -109,13 +109,9 @@ def plan(inputs: Iterable[Path], output: Path | None, **wishes: Any) -> Sequence
 
 
 def run(job: SequenceJob, settings: SequenceSettings, console: Console) -> int:
-    """Restore a sequence, unless that was finished before.
+    """Restore a sequence, unless that was finished before. Returns the exit code.
 
-    Returns:
-        the exit code.
-
-    Raises:
-        BlindDeblurError: what does not concern the frames, such as weights that are missing.
+    Raises BlindDeblurError for what does not concern the frames, such as weights that are missing.
     """
     from blinddeblur.engine.scene import TurbulenceEngine
 
@@ -135,11 +131,7 @@ def run(job: SequenceJob, settings: SequenceSettings, console: Console) -> int:
 
 
 def restore(engine: "TurbulenceEngine", job: SequenceJob, progress: Progress = unheard) -> SequenceOutcome:
-    """Read the frames, restore the scene, and write all results together.
-
-    Raises:
-        BlindDeblurError: for whatever stands in the way.
-    """
+    """Read the frames, restore the scene, and write all results together. Raises BlindDeblurError if it cannot."""
     from blinddeblur.pictures.evolution import Recording
 
     for path in job.results:  # before minutes are spent

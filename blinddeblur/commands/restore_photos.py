@@ -68,11 +68,8 @@ class Way:
 def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
     """Restore every photo, going on after a failure. Finished ones of several are skipped.
 
-    Returns:
-        the exit code: 0, or that of the error if there is a single photo, or 1 if any failed.
-
-    Raises:
-        BlindDeblurError: what concerns all photos alike, such as weights that are missing.
+    Returns the exit code: 0, or that of the error if there is a single photo, or 1 if any failed. Raises
+    BlindDeblurError for what concerns all photos alike, such as weights that are missing.
     """
     start = time.monotonic()
     if way.report is not None:
@@ -210,11 +207,7 @@ def _on_cluster(jobs: list[Job], settings: Settings, console: Console, scheduler
 
 
 def restore(engine: "Engine", job: Job, progress: Progress = unheard) -> PhotoOutcome:
-    """Read a photo, restore it, and write all of its results together.
-
-    Raises:
-        BlindDeblurError: for whatever stands in the way.
-    """
+    """Read a photo, restore it, and write all of its results together. Raises BlindDeblurError if it cannot."""
     job.check()
     data = _data(job)
     if job.restored == STREAM:

@@ -42,7 +42,7 @@ def run(
 
     A job whose process dies is done once more, after all the others and in a fresh process. Closing the iterator ends
     all processes; use contextlib.closing, so that an exception on the way does it as well. They raise SystemExit
-    where they are, which lets them remove half-written files.
+    where they are, which lets them remove half-written files. Raises BlindDeblurError where an engine cannot be made.
 
     Args:
         task: a function at the top of a module, called with an engine and a job.
@@ -53,9 +53,6 @@ def run(
         each job with its outcome, in the order in which they are done. The outcome is an exception if the task raised
         one: a BlindDeblurError as it was, anything else as a RuntimeError with the traceback. It is an EstimationError
         if the process died twice.
-
-    Raises:
-        BlindDeblurError: an engine cannot be made.
     """
     fresh, again = ((job, False) for job in jobs), deque[tuple[J, bool]]()  # jobs, and whether it is the second time
     working: dict[Any, _Worker[E, J]] = {}

@@ -23,15 +23,12 @@ _CANNOT = "This installation of OpenCV cannot write the film as MP4. Name a file
 
 
 def film(frames: Iterable[Array], fps: float, ending: str) -> bytes:
-    """The bytes of a film.
+    """The bytes of a film. Raises OutputError where the codec is missing, or the film could not be written.
 
     Args:
         frames: (height, width, 1 or 3) of one shape and type, uint8 or uint16; taken one by one. At least one.
         fps: frames per second.
         ending: ".mp4" (in which an odd side is a pixel longer: its last row or column twice), or ".gif".
-
-    Raises:
-        OutputError: the codec is missing, or the film could not be written.
     """
     plain = (as_integers(frame, 8) for frame in frames)
     if ending == ".gif":

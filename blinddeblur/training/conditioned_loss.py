@@ -19,15 +19,12 @@ def conditioned_loss(network: ConditionedKernelUNet, pairs: Pairs, generator: to
 
     The first is equation 2 of Karras et al. 2022 with lambda(sigma) of Table 1, sigma log-uniform over SIGMA_RANGE. The
     second, one minus the cosine of the angle between estimate and kernel, takes the encoder straight to edges that
-    are of use, as the training by stages of Schuler et al. 2016 does.
+    are of use, as the training by stages of Schuler et al. 2016 does. Returns a scalar, near 1 before training.
 
     Args:
         network: D, with the standard deviation of its data as sigma_data.
         pairs: y (B, 1, H, W), the standard deviation of its noise (B,), and u (B, 1, 64, 64).
         generator: of sigma and n, on the device of the pairs.
-
-    Returns:
-        A scalar, near 1 before training.
     """
     y, noise_level, u = pairs
     features = network.features(y, noise_level)

@@ -71,7 +71,7 @@ def train(
     """Train until the budget is spent, going on from the checkpoint where there is one.
 
     The learning rate rises over `warm_up` steps, or a tenth of the budget where that is shorter, and falls to zero over
-    the second half of the budget.
+    the second half of the budget. Returns the moving average of the network: what is worth shipping.
 
     Args:
         network: what is trained, in place, on the device it is on; in float32.
@@ -91,9 +91,6 @@ def train(
         report: told how far it is, now and then and at the end.
         saved: given the moving average after each regular checkpoint, to validate and publish it.
         warn: told in a sentence what did not work as hoped.
-
-    Returns:
-        The moving average of the network: what is worth shipping.
 
     Raises:
         WeightsError: the checkpoint is damaged or belongs to another network.
@@ -137,8 +134,7 @@ def train(
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What a training has left: "step", "examples", "seconds", "about", and the states of all that is trained.
 
-    Raises:
-        WeightsError: the file is no checkpoint, or damaged.
+    Raises WeightsError where the file is no checkpoint, or damaged.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -11,7 +11,7 @@ from blinddeblur.errors import UsageError
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen about a training.
+    """What can be chosen about a training. Raises UsageError for a value out of its range.
 
     Attributes:
         output: folder for everything that comes out; a training that was begun there goes on.
@@ -30,9 +30,6 @@ class Options:
         seed: of everything random.
         licence: of the weights.
         memory: bytes of photos to hold at once, over all workers.
-
-    Raises:
-        UsageError: a value out of its range.
     """
 
     output: Path

@@ -45,8 +45,7 @@ class PriorFolder:
     def begun(self) -> bool:
         """Whether there is the checkpoint of an earlier run.
 
-        Raises:
-            OutputError: there is none, but files that this training would replace.
+        Raises OutputError where there is none, but files that this training would replace.
         """
         if self.checkpoint.exists():
             return True
@@ -63,8 +62,7 @@ class PriorFolder:
     def opened(self) -> Iterator[IO[str]]:
         """Hold the folder against a second training; gives the log, to be appended to.
 
-        Raises:
-            OutputError: another training holds it, or it cannot be written.
+        Raises OutputError where another training holds it, or it cannot be written.
         """
         with contextlib.ExitStack() as held:
             try:
