@@ -54,7 +54,8 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(weight)
             average = state["momentum"].lerp_(gradient, 1 - momentum)
             directions.append(gradient.lerp(average, momentum).flatten(1).to(self.precision))
-        for weight, update in zip(weights, _orthogonalised(directions), strict=True):
+        together = orthogonalise(torch.stack(directions)) if len(directions) > 1 else [orthogonalise(directions[0])]
+        for weight, update in zip(weights, together, strict=True):
             scale = UPDATE_SCALE * max(update.shape) ** 0.5  # an orthogonal m x n matrix has entries of 1 / sqrt(max)
             weight.add_(update.view_as(weight).to(weight.dtype), alpha=-lr * scale)
 
@@ -97,9 +98,3 @@ def _stacks(weights: Iterable[Tensor]) -> Iterator[list[Tensor]]:
             key = id(weight) if weight.device.type == "cpu" else weight.shape
             by_shape.setdefault(key, []).append(weight)
     yield from by_shape.values()
-
-
-def _orthogonalised(matrices: list[Tensor]) -> Iterable[Tensor]:
-    if len(matrices) == 1:
-        return [orthogonalise(matrices[0])]
-    return orthogonalise(torch.stack(matrices)).unbind()

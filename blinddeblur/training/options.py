@@ -29,7 +29,6 @@ class Options:
         save_every: seconds between two saves.
         seed: of everything random.
         licence: of the weights.
-        memory: bytes of photos to hold at once, over all workers.
     """
 
     output: Path
@@ -46,7 +45,6 @@ class Options:
     save_every: float = 120
     seed: int = 0
     licence: str = "none stated"
-    memory: float = 4 * 2**30
 
     def __post_init__(self) -> None:
         rules = {

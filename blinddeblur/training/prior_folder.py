@@ -24,6 +24,7 @@ from blinddeblur.errors import OutputError
 from blinddeblur.files import encoding
 from blinddeblur.files.photo import Photo
 from blinddeblur.files.together import write_bytes
+from blinddeblur.training.loop import TrainingStatus
 from blinddeblur.training.validation import Validation
 
 LOG_HEADER = "step,minutes,loss,learning_rate\n"
@@ -99,11 +100,11 @@ class PriorFolder:
         return [weights, self.weights, self.validation, self.samples, self.log, self.checkpoint]
 
 
-def record(log: IO[str], step: int, minutes: float, loss: float, learning_rate: float) -> None:
+def record(log: IO[str], status: TrainingStatus) -> None:
     """Add a line to a log."""
     if log.tell() == 0:
         log.write(LOG_HEADER)
-    log.write(f"{step},{minutes:.4f},{loss:.5f},{learning_rate:.3g}\n")
+    log.write(f"{status.step},{status.minutes:.4f},{status.loss:.5f},{status.learning_rate:.3g}\n")
     log.flush()
 
 
