@@ -78,7 +78,7 @@ def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
     for folder in {path.parent for paths in results for path in paths}:
         recover(folder, results)
     waiting = _unfinished(jobs, console)
-    entries = {job: _entry(job) for job in set(jobs).difference(waiting)}
+    became: dict[Job, PhotoOutcome | str | None] = dict.fromkeys(set(jobs).difference(waiting))
     failures: list[tuple[Path, str]] = []
     code = restored = 0
     try:
@@ -87,18 +87,18 @@ def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
                 if isinstance(outcome, Exception):
                     why = reason(job.source, outcome, verbose=console.verbose)
                     failures.append((job.source, why))
-                    entries[job] = _entry(job, error=why)
+                    became[job] = why
                     console.failure(job.source, why)
                     code = exit_code(outcome) if len(jobs) == 1 else FAILED
                     if way.fail_fast:
                         break
                 else:
                     restored += 1
-                    entries[job] = _entry(job, outcome)
+                    became[job] = outcome
                     console.result(outcome)
     finally:
-        if way.report is not None and entries:
-            ordered = [entries[job] for job in jobs if job in entries]
+        if way.report is not None and became:
+            ordered = [(job, became[job]) for job in jobs if job in became]
             report.write(way.report, ordered, time.monotonic() - start, overwrite=True)
     if len(jobs) > 1:
         console.summary(restored, len(jobs) - len(waiting), failures, len(waiting) - restored - len(failures))
@@ -281,10 +281,6 @@ def _ending(data: bytes) -> str:
 def _to_standard_output(data: bytes) -> None:
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
-
-
-def _entry(job: Job, outcome: PhotoOutcome | None = None, error: str | None = None) -> report.ReportEntry:
-    return report.ReportEntry(job.source, job.restored, kernel_paths(job.stem)[1], outcome, error)
 
 
 def _outcome(job: Job, result: "Result") -> PhotoOutcome:
