@@ -44,7 +44,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what was fou
 
 def _version(asked: bool) -> None:
     if asked:
-        Console().line(f"blinddeblur {__version__}")
+        Console().say(f"blinddeblur {__version__}")
         raise typer.Exit
 
 

@@ -10,15 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from blinddeblur.commands.outcome import Outcome
+from blinddeblur.commands.outcome import Outcome, reason
 
 PLAIN_EVERY = 10.0  # seconds between two lines of progress when there is no terminal
 
@@ -57,7 +56,7 @@ class Console:
         else:
             yield PlainWork(title, self.err)
 
-    def result(self, outcome: "Outcome") -> None:
+    def result(self, outcome: Outcome) -> None:
         """Say what became of a photo or sequence, and its warnings."""
         self.say(outcome.sentence, outcome.details, outcome.facts())
         for warning in outcome.warnings:
@@ -72,11 +71,13 @@ class Console:
             if self.verbose and details:
                 self.out.print(escape(details))
 
-    def failure(self, path: Path, reason: str) -> None:
-        """Say why a photo could not be restored."""
+    def failure(self, path: Path, error: Exception) -> str:
+        """Say why a photo could not be restored, by an error as `attempt` returns it; returns that sentence."""
+        sentence = reason(path, error, verbose=self.verbose)
         if self.as_json:
-            self._json({"input": str(path), "error": reason})
-        self.err.print(f"[red]failed[/red] {escape(reason)}")
+            self._json({"input": str(path), "error": sentence})
+        self.err.print(f"[red]failed[/red] {escape(sentence)}")
+        return sentence
 
     def skipped(self, path: Path, result: Path) -> None:
         """Say that an earlier run has restored a photo."""
@@ -95,8 +96,8 @@ class Console:
             self.err.print(title)
             return
         table = Table("photo", "why", title=title, title_justify="left")
-        for path, reason in failures:
-            table.add_row(escape(str(path)), escape(reason))
+        for path, why in failures:
+            table.add_row(escape(str(path)), escape(why))
         self.err.print(table)
 
     def total(self, sentence: str) -> None:
@@ -112,10 +113,6 @@ class Console:
         """Say what does not stop the command, but should be known."""
         if not self.quiet:
             self.err.print(f"[yellow]warning:[/yellow] {escape(sentence)}")
-
-    def line(self, text: str) -> None:
-        """A line of an answer that was asked for."""
-        self.out.print(escape(text))
 
     def table(self, headers: list[str], rows: list[list[str]]) -> None:
         """Give an answer in columns, or with tabs between its values when piped."""

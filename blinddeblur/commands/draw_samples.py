@@ -1,7 +1,5 @@
 """Samples of a prior, without any measurement: what it knows. Files in a folder, one after the other."""
 
-import io
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blinddeblur.commands.console import Console
-from blinddeblur.commands.outcome import attempt, exit_code, reason
+from blinddeblur.commands.outcome import attempt, exit_code
 from blinddeblur.commands.plan import STREAM
 from blinddeblur.errors import UsageError
 from blinddeblur.files import encoding, kernel_files
 from blinddeblur.files.photo import EXTENSIONS, Photo
-from blinddeblur.files.together import Together, check_free, recover
+from blinddeblur.files.together import Together, all_there, check_free, recover
 from blinddeblur.pictures.tilts import tilt_picture
 from blinddeblur.progress import Progress
 
@@ -86,10 +84,6 @@ class Sampling:
         """The files of a sample, which is counted from 1; the picture is the last."""
         return [self.folder / f"sample-{number}{ending}" for ending in (*ENDINGS[self.kind], ".png")]
 
-    def finished(self, number: int) -> bool:
-        """Whether all files of a sample are there already."""
-        return all(os.path.lexists(path) for path in self.files(number))
-
 
 def run(sampling: Sampling, console: Console) -> int:
     """Draw all samples that are not there yet. Returns the exit code.
@@ -100,13 +94,12 @@ def run(sampling: Sampling, console: Console) -> int:
     recover(sampling.folder, [sampling.files(number) for number in numbers])
     waiting = []
     for number in numbers:
-        if sampling.finished(number) and not sampling.overwrite:
+        if not sampling.overwrite and all_there(sampling.files(number)):
             console.skipped(Path(f"sample-{number}"), sampling.files(number)[-1])
         else:
             waiting.append(number)
     for number in waiting:  # before minutes are spent
-        for path in sampling.files(number):
-            check_free(path, overwrite=sampling.overwrite)
+        check_free(*sampling.files(number), overwrite=sampling.overwrite)
     if not waiting:
         return 0
     draw = _drawer(sampling)
@@ -115,7 +108,7 @@ def run(sampling: Sampling, console: Console) -> int:
         with console.work(picture.stem) as work:
             outcome = attempt(_make, sampling, draw, number, work.stage)
         if isinstance(outcome, Exception):
-            console.failure(picture, reason(picture, outcome, verbose=console.verbose))
+            console.failure(picture, outcome)
             return exit_code(outcome)
         console.say(f"{picture} ({time.monotonic() - start:.1f} s)")
     return 0
@@ -183,8 +176,9 @@ def _contents(kind: str, x: "Tensor") -> list[bytes]:
         return [array, picture]
     if kind == "tilt":
         tilts = x.numpy().astype(np.float32)
-        fields = io.BytesIO()
-        np.savez_compressed(fields, tilts=tilts, spacing=1)
-        return [fields.getvalue(), encoding.encode(Photo(tilt_picture(tilts, 1, *tilts.shape[2:])), ".png")]
+        return [
+            kernel_files.npz(tilts=tilts, spacing=1),
+            encoding.encode(Photo(tilt_picture(tilts, 1, *tilts.shape[2:])), ".png"),
+        ]
     pixels = x[0].permute(1, 2, 0).clamp(0, 1).numpy()
     return [encoding.encode(Photo(pixels), ".png")]

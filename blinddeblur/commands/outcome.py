@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from blinddeblur.engine.result import Restored
 
 FAILED = 1  # exit code
+ALIKE = ("sigma", "residual", "sharp", "warnings", "seed", "method", "steps", "prior")  # in result and outcome
 VISIBLE = 0.01  # of a kernel's maximum: less is not counted as its extent
 
 T = TypeVar("T")
@@ -142,15 +143,8 @@ def told(result: "Restored") -> dict[str, Any]:
     visible = result.kernel > VISIBLE * result.kernel.max()
     places = [visible.any(axis=axis).nonzero()[0] for axis in (1, 0)]
     return {
+        **{name: getattr(result, name) for name in ALIKE},
         "seconds": round(result.seconds, 3),
-        "sigma": result.sigma,
-        "residual": result.residual,
-        "sharp": result.sharp,
-        "warnings": result.warnings,
-        "seed": result.seed,
-        "method": result.method,
-        "steps": result.steps,
-        "prior": result.prior,
         "prior_sha256": result.checksum,
         "kernel_size": len(result.kernel),
         "kernel_extent": tuple(int(used[-1] - used[0] + 1) for used in places),

@@ -11,7 +11,7 @@ from pathlib import Path
 from blinddeblur.errors import PhotoError, UsageError
 from blinddeblur.files.names import MARK, beside, is_ours, kernel_paths, real_name, uncertainty_paths
 from blinddeblur.files.photo import EXTENSIONS, MAXIMUM_PIXELS, READABLE, result_ending
-from blinddeblur.files.together import check_free
+from blinddeblur.files.together import all_there, check_free
 
 STREAM = Path("-")  # standard input or output
 
@@ -75,12 +75,12 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether all results are there already."""
-        return self.restored != STREAM and all(os.path.lexists(path) for path in self.results)
+        return self.restored != STREAM and all_there(self.results)
 
     def check(self) -> None:
         """Raise OutputError, before minutes are spent, if a result cannot be written where it belongs."""
-        for path in self.results + ((self.preview,) if self.wishes.preview else ()):
-            check_free(path, overwrite=self.wishes.overwrite)
+        preview = (self.preview,) if self.wishes.preview else ()
+        check_free(*self.results, *preview, overwrite=self.wishes.overwrite)
 
 
 def plan(

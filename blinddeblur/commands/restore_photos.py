@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from blinddeblur.commands import cluster, report, workers
 from blinddeblur.commands.console import Console
-from blinddeblur.commands.outcome import FAILED, PhotoOutcome, attempt, exit_code, reason, told
+from blinddeblur.commands.outcome import FAILED, PhotoOutcome, attempt, exit_code, told
 from blinddeblur.commands.plan import STREAM, Job
 from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.files import decoding, encoding, kernel_files
@@ -85,10 +85,8 @@ def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
         with contextlib.closing(_outcomes(waiting, settings, console, way)) as outcomes:
             for job, outcome in outcomes:
                 if isinstance(outcome, Exception):
-                    why = reason(job.source, outcome, verbose=console.verbose)
+                    became[job] = why = console.failure(job.source, outcome)
                     failures.append((job.source, why))
-                    became[job] = why
-                    console.failure(job.source, why)
                     code = exit_code(outcome) if len(jobs) == 1 else FAILED
                     if way.fail_fast:
                         break
@@ -116,7 +114,7 @@ def forecast(jobs: list[Job], settings: Settings, console: Console) -> int:
             height, width = decoding.read(job.source, job.wishes.most_pixels).stored.shape[:2]
         except BlindDeblurError as error:
             failed = True
-            console.failure(job.source, reason(job.source, error, verbose=False))
+            console.failure(job.source, error)
             continue
         seconds = engine.forecast(height, width)
         total += seconds
@@ -231,7 +229,7 @@ def produce(engine: "Engine", job: Job, data: bytes, add: Add, progress: Progres
         job: what is made of it.
         data: the bytes of its file.
         add: given the bytes of each result, the restored photo last.
-        progress: told how far the work is.
+        progress: told of its stages.
     """
     from blinddeblur.pictures.evolution import Recording
 

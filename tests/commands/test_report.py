@@ -23,6 +23,7 @@ from blinddeblur.commands.report import Entry, write
 from blinddeblur.errors import OutputError
 from blinddeblur.files import encoding, kernel_files
 from blinddeblur.files.photo import Photo
+from blinddeblur.files.together import write_together
 
 FACTS: dict[str, Any] = {
     "recording": None,
@@ -78,7 +79,9 @@ def entry(folder: Path, name: str = "photo.png", shape: tuple[int, int, int] = (
     source, restored = folder / name, folder / f"{stem.name}.deblurred.png"
     encoding.write(Photo(sharp(*shape), depth=depth), source)
     encoding.write(Photo(sharp(*shape, seed=1), depth=depth), restored)
-    preview, kernel = kernel_files.write_kernel(streak(), stem)
+    files = kernel_files.kernel_files(streak(), stem)
+    write_together(files.items(), overwrite=False)
+    preview, kernel = files
     outcome = PhotoOutcome(input=source, restored=restored, kernel_preview=preview, kernel=kernel, **FACTS)
     return Job(source, restored, stem), outcome
 
