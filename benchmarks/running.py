@@ -28,6 +28,7 @@ from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.files import decoding, encoding, kernel_files
 from blinddeblur.files.names import kernel_paths
 from blinddeblur.files.photo import Photo, as_integers
+from blinddeblur.files.together import write_together
 
 KERNEL_SIZE = 31  # pixels; told where there is no true kernel
 LINES, BYTES = 5, 4000  # of what a program that failed has said, its end
@@ -120,7 +121,7 @@ class Bench:
             restored, kernel, usage = self._restored(case, contender, seed)
             encoding.write(restored, _png(stem), overwrite=True)
             if kernel is not None:
-                kernel_files.write_kernel(kernel, stem, overwrite=True)
+                write_together(kernel_files.kernel_files(kernel, stem).items(), overwrite=True)
             figures = self._figures(case, restored.pixels, kernel)
         except (NoResultError, EstimationError) as error:
             return Row(case.name, contender.key, seed, failure=str(error))

@@ -15,35 +15,20 @@ from typing import TYPE_CHECKING, Any
 from blinddeblur.settings import SequenceSettings, Settings
 
 if TYPE_CHECKING:
-    from blinddeblur.engine.pipeline import Engine, restore
-    from blinddeblur.engine.result import Result, SequenceResult
-    from blinddeblur.engine.scene import TurbulenceEngine
-    from blinddeblur.pictures.evolution import Recording
-    from blinddeblur.priors.kolmogorov import KolmogorovTilt
-    from blinddeblur.priors.loading import load_prior
-    from blinddeblur.priors.prior import Prior
-    from blinddeblur.samplers.inverse_problem import sample_posterior
-    from blinddeblur.training.random_kernels import random_kernel
-    from blinddeblur.training.simulator import simulate_turbulence
+    from blinddeblur.engine.pipeline import Engine as Engine
+    from blinddeblur.engine.pipeline import restore as restore
+    from blinddeblur.engine.result import Result as Result
+    from blinddeblur.engine.result import SequenceResult as SequenceResult
+    from blinddeblur.engine.scene import TurbulenceEngine as TurbulenceEngine
+    from blinddeblur.pictures.evolution import Recording as Recording
+    from blinddeblur.priors.kolmogorov import KolmogorovTilt as KolmogorovTilt
+    from blinddeblur.priors.loading import load_prior as load_prior
+    from blinddeblur.priors.prior import Prior as Prior
+    from blinddeblur.samplers.inverse_problem import sample_posterior as sample_posterior
+    from blinddeblur.training.random_kernels import random_kernel as random_kernel
+    from blinddeblur.training.simulator import simulate_turbulence as simulate_turbulence
 
 __version__ = "0.1.0"
-__all__ = [
-    "Engine",
-    "KolmogorovTilt",
-    "Prior",
-    "Recording",
-    "Result",
-    "SequenceResult",
-    "SequenceSettings",
-    "Settings",
-    "TurbulenceEngine",
-    "load_prior",
-    "random_kernel",
-    "restore",
-    "sample_posterior",
-    "simulate_turbulence",
-]
-
 _HOMES = {
     "Engine": "engine.pipeline",
     "Result": "engine.result",
@@ -58,6 +43,7 @@ _HOMES = {
     "sample_posterior": "samplers.inverse_problem",
     "simulate_turbulence": "training.simulator",
 }
+__all__ = [*_HOMES, "SequenceSettings", "Settings"]
 
 
 def __getattr__(name: str) -> Any:

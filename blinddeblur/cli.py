@@ -44,7 +44,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what was fou
 
 def _version(asked: bool) -> None:
     if asked:
-        Console().line(f"blinddeblur {__version__}")
+        Console().say(f"blinddeblur {__version__}")
         raise typer.Exit
 
 
@@ -190,7 +190,7 @@ def restore(
         )
         if as_json and streamed:
             raise UsageError("Standard output cannot hold a photo and JSON. Give a file as -o, or leave out --json.")
-        if preview and (kernel is not None or not settings.record.refines):
+        if preview and (kernel is not None or not settings.traits.refines):
             raise UsageError("A preview shows what the estimate of the method fast leads to. Leave out --preview.")
         wishes = Wishes(samples, compare, preview, record, kernel_map, overwrite, _most_pixels(max_megapixels))
         way = Way(workers, dask, fail_fast, report)

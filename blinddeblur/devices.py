@@ -8,11 +8,7 @@ from blinddeblur.errors import UsageError
 
 
 def find_device(name: str) -> torch.device:
-    """The device of a name: "auto" (the best there is), "cpu", "cuda", "cuda:N" or "mps".
-
-    Raises:
-        UsageError: it is not there.
-    """
+    """The device "auto" (the best), "cpu", "cuda", "cuda:N" or "mps". Raises UsageError where there is none."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -1,12 +1,12 @@
 """What can be chosen, checked before any work starts: one table of methods, and the settings of a restoration.
 
-Imports neither torch nor pixels. What a method is called stands here and where its function is chosen; everything else
-asks the record.
+Imports neither torch nor pixels. What a method is called stands here and in engine/tiled.py; everything else asks for
+its traits.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from blinddeblur.errors import KernelError, UsageError
 
@@ -30,14 +30,15 @@ class Method:
     """What has to be known of a method before it runs.
 
     Attributes:
-        steps: by default.
+        steps: how many it takes by default.
         joint: whether it finds image and kernel together; the others restore with a kernel that is given, or that the
             default method has estimated.
         refines: whether its steps are those of the estimate of the kernel, and not of the restoration.
         gradients: whether it takes gradients through the network, which then sees whole tiles of the side it knows.
         linear: whether it can take the blur as one of linear light.
         tile: side of its tiles in pixels; gradients need memory.
-        cost: of a step of the restoration, in evaluations of the network over the same pixels; measured on two cores.
+        cost: what a step of the restoration costs, in evaluations of the network over the same pixels; measured on two
+            cores.
         choices: the options of CHOICES that it takes.
     """
 
@@ -65,55 +66,92 @@ SEQUENCE_METHODS = {
 DEFAULT_METHOD = METHODS["fast"]  # whose estimate of the kernel the methods take that make none
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Options of a restoration.
+@dataclass(frozen=True, kw_only=True)
+class CommonSettings:
+    """Options of every restoration. Raises UsageError for a value out of its range, or two that exclude each other.
+
+    Attributes:
+        method: a key of METHODS, or of SEQUENCE_METHODS; see there and in the classes below.
+        prior: name of an image prior in weights.toml, or the folder of one that was trained.
+        steps: of the method's sampler; None for its own default.
+        kernel: (K, K) array to use instead of an estimate; of a sequence, the blur that all frames share.
+        sigma: standard deviation of the noise of a photo or frame on [0, 1]; None to estimate it.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        seed: of everything random.
+    """
+
+    methods: ClassVar[Mapping[str, Method]]
+
+    method: str = "fast"
+    prior: str = "photo"
+    steps: int | None = None
+    kernel: Any = None
+    sigma: float | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in self.methods:
+            raise UsageError(f"There is no method {self.method}. Choose one of {', '.join(self.methods)}.")
+        if self.kernel is not None and self.traits.joint:
+            raise UsageError(
+                f"{self.method} estimates the kernel. Leave out --kernel, or choose the method fast with it."
+            )
+        if self.steps is not None and not 2 <= self.steps <= 1000:
+            raise UsageError(f"The number of steps must lie between 2 and 1000, not {self.steps}.")
+        if self.sigma is not None and not 0 <= self.sigma <= 0.5:
+            raise UsageError(
+                f"The noise level is a standard deviation on a scale where white is 1, from 0 to 0.5; not {self.sigma}."
+            )
+        if not 0 <= self.seed < 2**63:
+            raise UsageError("The seed must be a whole number, zero or larger.")
+
+    @property
+    def traits(self) -> Method:
+        """What has to be known of the method."""
+        return self.methods[self.method]
+
+    @property
+    def effective_steps(self) -> int:
+        """Steps of the sampler: as asked, or the method's own number."""
+        return self.steps or self.traits.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(CommonSettings):
+    """Options of a restoration, besides those of CommonSettings.
 
     Attributes:
         method: "fast" (the default method) or "blinddps" (the paper's); or "dps", "ddnm" or "diffpir", which restore
             with the kernel that is given or that fast has estimated.
-        prior: name of an image prior in weights.toml, or the folder of one that was trained.
         kernel_prior: of blinddps: "diffusion" as in the paper, "uniform" for none, as in its ablation, or "conditioned"
             for the diffusion prior that has seen the photo.
         sparsity: of blinddps: of the kernel, "l1" as the paper has it for faces, "l0" as for animals, or "none".
-        steps: of the method's sampler; None for its own default.
         noise: "gaussian" or "poisson"; the second is for dps.
         kernel_size: side of the kernel's array, odd; None to find it.
-        kernel: (K, K) array to use instead of an estimate.
-        sigma: standard deviation of the noise on [0, 1]; None to estimate it.
         linear: whether linear light was blurred, as in a camera, rather than the sRGB-encoded values of the file.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        seed: of everything random.
         crop: (x, y, width, height) in pixels, the part of the photo to estimate the kernel on; None to find it.
         tile: side of the tiles that are restored one after the other, in pixels; None to choose it.
         overlap: pixels over which neighbouring tiles fade into each other, besides those the blur reaches; None to
             choose it.
         samples: how many samples of the posterior are drawn besides, for the uncertainty map; 0, or 2 to 64.
-
-    Raises:
-        UsageError: a value out of its range, or two that exclude each other.
     """
 
-    method: str = "fast"
-    prior: str = "photo"
+    methods = METHODS
+
     kernel_prior: str = CHOICES["kernel_prior"][0]
     sparsity: str = CHOICES["sparsity"][0]
-    steps: int | None = None
     noise: str = CHOICES["noise"][0]
     kernel_size: int | None = None
-    kernel: Any = None
-    sigma: float | None = None
     linear: bool = False
-    device: str = "auto"
-    seed: int = 0
     samples: int = 0
     crop: tuple[int, int, int, int] | None = None
     tile: int | None = None
     overlap: int | None = None
 
     def __post_init__(self) -> None:
-        _check_common(self, METHODS)
-        method = self.record
+        super().__post_init__()
+        method = self.traits
         if self.kernel_size is not None and (self.kernel_size % 2 == 0 or not 3 <= self.kernel_size <= LARGEST_KERNEL):
             raise KernelError(
                 f"The kernel size must be an odd number from 3 to {LARGEST_KERNEL}, so that the kernel has a middle "
@@ -126,7 +164,7 @@ class Settings:
             if value not in values:
                 raise UsageError(f"There is no {name} {value}. Choose one of {', '.join(values)}.")
             if value != values[0] and option not in method.choices:
-                (able,) = (known for known, record in METHODS.items() if option in record.choices)
+                (able,) = (known for known, traits in METHODS.items() if option in traits.choices)
                 raise UsageError(
                     f"{self.method} takes no {value} {name}. Leave out --{name.replace(' ', '-')}, or choose the "
                     f"method {able} with it."
@@ -158,89 +196,38 @@ class Settings:
             raise UsageError(f"Samples are drawn by the method fast. Leave out --samples, or --method {self.method}.")
 
     @property
-    def record(self) -> Method:
-        """What has to be known of the method."""
-        return METHODS[self.method]
-
-    @property
     def conditioned(self) -> bool:
         """Whether the kernel prior looks at the photo: always where an estimate is made before the restoration."""
-        return not self.record.joint or self.kernel_prior == "conditioned"
-
-    @property
-    def effective_steps(self) -> int:
-        """Steps of the sampler: as asked, or the method's own number."""
-        return self.steps or self.record.steps
+        return not self.traits.joint or self.kernel_prior == "conditioned"
 
     @property
     def kernel_steps(self) -> int:
         """Steps of the estimate of the kernel that precedes a restoration."""
-        return self.effective_steps if self.record.refines else DEFAULT_METHOD.steps
+        return self.effective_steps if self.traits.refines else DEFAULT_METHOD.steps
 
 
-@dataclass(frozen=True)
-class SequenceSettings:
-    """Options of a restoration of frames seen through turbulence.
+@dataclass(frozen=True, kw_only=True)
+class SequenceSettings(CommonSettings):
+    """Options of a restoration of frames seen through turbulence, besides those of CommonSettings.
 
     Attributes:
         method: "fast" (the default method, any number of frames) or "blinddps" (the paper's, one frame).
-        prior: name of an image prior in weights.toml, or the folder of one that was trained.
         tilt_prior: of blinddps, likewise; None for the tilt of Kolmogorov turbulence in closed form.
-        steps: of the method's sampler; None for its own default.
-        kernel: (K, K) array, the blur that all frames share, instead of an estimate.
-        sigma: standard deviation of the noise of a frame on [0, 1]; None to estimate it.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        seed: of everything random.
-
-    Raises:
-        UsageError: a value out of its range, or two that exclude each other.
     """
 
-    method: str = "fast"
-    prior: str = "photo"
+    methods = SEQUENCE_METHODS
+
     tilt_prior: str | None = None
-    steps: int | None = None
-    kernel: Any = None
-    sigma: float | None = None
-    device: str = "auto"
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_common(self, SEQUENCE_METHODS)
-        if self.record.joint and self.sigma is not None:
+        super().__post_init__()
+        if self.traits.joint and self.sigma is not None:
             raise UsageError(_knows_no_noise(self.method))
-        if not self.record.joint and self.tilt_prior is not None:
+        if not self.traits.joint and self.tilt_prior is not None:
             raise UsageError(
                 f"The method {self.method} takes the tilt of Kolmogorov turbulence. Leave out --tilt-prior, or choose "
                 "blinddps."
             )
-
-    @property
-    def record(self) -> Method:
-        """What has to be known of the method."""
-        return SEQUENCE_METHODS[self.method]
-
-    @property
-    def effective_steps(self) -> int:
-        """Steps of the sampler: as asked, or the method's own number."""
-        return self.steps or self.record.steps
-
-
-def _check_common(settings: Settings | SequenceSettings, methods: Mapping[str, Method]) -> None:
-    if settings.method not in methods:
-        raise UsageError(f"There is no method {settings.method}. Choose one of {', '.join(methods)}.")
-    if settings.kernel is not None and methods[settings.method].joint:
-        raise UsageError(
-            f"{settings.method} estimates the kernel. Leave out --kernel, or choose the method fast with it."
-        )
-    if settings.steps is not None and not 2 <= settings.steps <= 1000:
-        raise UsageError(f"The number of steps must lie between 2 and 1000, not {settings.steps}.")
-    if settings.sigma is not None and not 0 <= settings.sigma <= 0.5:
-        raise UsageError(
-            f"The noise level is a standard deviation on a scale where white is 1, from 0 to 0.5; not {settings.sigma}."
-        )
-    if not 0 <= settings.seed < 2**63:
-        raise UsageError("The seed must be a whole number, zero or larger.")
 
 
 def _knows_no_noise(method: str) -> str:

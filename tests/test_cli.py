@@ -20,6 +20,7 @@ import blinddeblur
 from blinddeblur import __version__
 from blinddeblur.files import decoding, encoding, kernel_files
 from blinddeblur.files.photo import Photo
+from blinddeblur.files.together import write_together
 from blinddeblur.weights.manifest import find, manifest
 
 QUICK = ["--steps", "2", "--kernel-size", "9", "--device", "cpu"]
@@ -191,7 +192,7 @@ def test_same_seed_same_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [".npy", ".png"])
 def test_a_kernel_from_a_file_skips_the_estimate(tmp_path: Path, ending: str) -> None:
     source = make(tmp_path / "a.png")
-    kernel_files.write_kernel(streak(9, 5), tmp_path / "mine")
+    write_together(kernel_files.kernel_files(streak(9, 5), tmp_path / "mine").items(), overwrite=False)
     result = run("restore", source, "--kernel", tmp_path / f"mine.kernel{ending}", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "first kernel" not in result.stderr

@@ -29,16 +29,13 @@ def run(
 
     A job whose worker dies is done again by another; the scheduler gives up when that has happened more often than its
     setting distributed.scheduler.allowed-failures says, which is three. What it gave up is done once more, alone, after
-    all the others: it may only have waited on workers that another job ended.
+    all the others: it may only have waited on workers that another job ended. Yields as workers.run does.
 
     Args:
         task, jobs: as of workers.run.
         make: makes the engine, once in each process of the cluster.
         address: of the scheduler, such as tcp://host:8786.
         patience: seconds for it to answer, and for its first worker.
-
-    Yields:
-        as workers.run does.
 
     Raises:
         UsageError: `distributed` is not installed, no scheduler answers, it has no workers, or they lack this package.

@@ -10,15 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from blinddeblur.commands.outcome import Outcome
+from blinddeblur.commands.outcome import Outcome, reason
 
 PLAIN_EVERY = 10.0  # seconds between two lines of progress when there is no terminal
 
@@ -46,7 +45,7 @@ class Console:
 
     @contextmanager
     def work(self, title: str, in_bytes: bool = False) -> Iterator["Work"]:
-        """Progress of one photo or one download; the bar goes when it is done."""
+        """Show the progress of one photo or one download, which is told to what this yields; a bar goes at the end."""
         if self.quiet:
             yield Work(title)
         elif self.err.is_terminal:
@@ -57,14 +56,14 @@ class Console:
         else:
             yield PlainWork(title, self.err)
 
-    def result(self, outcome: "Outcome") -> None:
-        """One photo or sequence is done."""
+    def result(self, outcome: Outcome) -> None:
+        """Say what became of a photo or sequence, and its warnings."""
         self.say(outcome.sentence, outcome.details, outcome.facts())
         for warning in outcome.warnings:
             self.warning(f"{outcome.input}: {warning}")
 
     def say(self, sentence: str, details: str = "", facts: dict[str, Any] | None = None) -> None:
-        """An answer: in words, with --verbose in more of them; or its facts, with --json."""
+        """Give an answer: in words, with --verbose in more of them; or its facts, with --json."""
         if self.as_json and facts is not None:
             self._json(facts)
         elif not self.quiet:
@@ -72,21 +71,23 @@ class Console:
             if self.verbose and details:
                 self.out.print(escape(details))
 
-    def failure(self, path: Path, reason: str) -> None:
-        """One photo could not be restored."""
+    def failure(self, path: Path, error: Exception) -> str:
+        """Say why a photo could not be restored, by an error as `attempt` returns it; returns that sentence."""
+        sentence = reason(path, error, verbose=self.verbose)
         if self.as_json:
-            self._json({"input": str(path), "error": reason})
-        self.err.print(f"[red]failed[/red] {escape(reason)}")
+            self._json({"input": str(path), "error": sentence})
+        self.err.print(f"[red]failed[/red] {escape(sentence)}")
+        return sentence
 
     def skipped(self, path: Path, result: Path) -> None:
-        """One photo was restored by an earlier run."""
+        """Say that an earlier run has restored a photo."""
         if self.as_json:
             self._json({"input": str(path), "restored": str(result), "skipped": True})
         elif not self.quiet:
             self.out.print(escape(f"{path}: finished already, in {result}. --overwrite makes it once more."))
 
     def summary(self, done: int, skipped: int, failures: list[tuple[Path, str]], left: int) -> None:
-        """What became of all photos."""
+        """Say what became of all photos."""
         if self.quiet:
             return
         counts = [f"{done} restored", f"{skipped} finished before", f"{len(failures)} failed", f"{left} not begun"]
@@ -95,30 +96,26 @@ class Console:
             self.err.print(title)
             return
         table = Table("photo", "why", title=title, title_justify="left")
-        for path, reason in failures:
-            table.add_row(escape(str(path)), escape(reason))
+        for path, why in failures:
+            table.add_row(escape(str(path)), escape(why))
         self.err.print(table)
 
     def total(self, sentence: str) -> None:
-        """What a list of photos comes to."""
+        """Say what a list of photos comes to."""
         if not self.quiet:
             self.err.print(escape(sentence))
 
     def error(self, sentence: str) -> None:
-        """What ends the whole command."""
+        """Say what ends the whole command."""
         self.err.print(f"[red]error:[/red] {escape(sentence)}")
 
     def warning(self, sentence: str) -> None:
-        """What does not stop the command, but should be known."""
+        """Say what does not stop the command, but should be known."""
         if not self.quiet:
             self.err.print(f"[yellow]warning:[/yellow] {escape(sentence)}")
 
-    def line(self, text: str) -> None:
-        """A line of an answer that was asked for."""
-        self.out.print(escape(text))
-
     def table(self, headers: list[str], rows: list[list[str]]) -> None:
-        """An answer in columns; values separated by tabs when piped."""
+        """Give an answer in columns, or with tabs between its values when piped."""
         if not self.out.is_terminal:
             for row in rows:
                 self.out.file.write("\t".join(row) + "\n")  # rich would turn tabs into spaces
@@ -139,10 +136,10 @@ class Work:
         self.title = title
 
     def stage(self, name: str, done: float, total: float | None, note: str = "") -> None:
-        """How far a stage of the work is, and a note on how it goes."""
+        """Show how far a stage of the work is, and a note on how it goes."""
 
     def amount(self, done: int, total: int | None) -> None:
-        """How far work without stages is."""
+        """Show how far work without stages is."""
         self.stage("", done, total)
 
 
@@ -156,7 +153,7 @@ class BarWork(Work):
         self.task: TaskID | None = None
 
     def stage(self, name: str, done: float, total: float | None, note: str = "") -> None:
-        """A new stage starts a new bar in the place of the old one."""
+        """Show the stage as a bar; a new one starts in the place of the old one."""
         description = escape(f"{self.title}  {name}  {note}".strip())
         if name != self.name or self.task is None:
             if self.task is not None:
@@ -176,7 +173,7 @@ class PlainWork(Work):
         self.said = 0.0
 
     def stage(self, name: str, done: float, total: float | None, note: str = "") -> None:
-        """One line for each new stage, and one every ten seconds within it."""
+        """Print a line for each new stage, and one every ten seconds within it."""
         now = time.monotonic()
         if name == self.name and now - self.said < PLAIN_EVERY:
             return

@@ -1,7 +1,5 @@
 """Samples of a prior, without any measurement: what it knows. Files in a folder, one after the other."""
 
-import io
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blinddeblur.commands.console import Console
-from blinddeblur.commands.outcome import attempt, exit_code, reason
+from blinddeblur.commands.outcome import attempt, exit_code
 from blinddeblur.commands.plan import STREAM
 from blinddeblur.errors import UsageError
 from blinddeblur.files import encoding, kernel_files
 from blinddeblur.files.photo import EXTENSIONS, Photo
-from blinddeblur.files.together import Together, check_free, recover
+from blinddeblur.files.together import Together, all_there, check_free, recover
 from blinddeblur.pictures.tilts import tilt_picture
 from blinddeblur.progress import Progress
 
@@ -26,18 +24,18 @@ if TYPE_CHECKING:
 ENDINGS = {"image": (), "kernel": (".npy",), "tilt": (".npz",)}  # of each kind, besides the picture
 PRIORS = {"image": "photo", "kernel": "kernel", "tilt": None}  # None: the closed form
 SIDE = 128  # pixels of images and tilts, where the prior takes any size
-SIDES = (16, 1024)
-STEPS, MOST_STEPS = 100, 1000
+SIDES = (16, 1024)  # pixels, the least and the most that can be asked for
+STEPS, MOST_STEPS = 100, 1000  # of the diffusion: by default, and at most
 MOST = 10_000  # samples of one command
-# Noise that hides all of an image, and noise that nobody sees; less does for kernels, whose mean is small.
-LEVELS, KERNEL_LEVELS = (80.0, 0.003), (10.0, 0.01)
+LEVELS = (80.0, 0.003)  # noise that hides all of an image, and noise that nobody sees
+KERNEL_LEVELS = (10.0, 0.01)  # the same for kernels, whose mean is small
 
 Draw = Callable[["Generator", Progress], "Tensor"]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is sampled, and where it goes.
+    """What is sampled, and where it goes. Raises UsageError where a value makes no sense.
 
     Attributes:
         kind: "image", "kernel" or "tilt".
@@ -49,9 +47,6 @@ class Sampling:
         seed: of everything random.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         overwrite: whether samples that exist already are replaced.
-
-    Raises:
-        UsageError: a value that makes no sense.
     """
 
     kind: str
@@ -86,34 +81,25 @@ class Sampling:
                 raise UsageError(f"The {name} must lie between {least} and {most}, not {value}.")
 
     def files(self, number: int) -> list[Path]:
-        """Those of a sample, counted from 1; the picture last."""
+        """The files of a sample, which is counted from 1; the picture is the last."""
         return [self.folder / f"sample-{number}{ending}" for ending in (*ENDINGS[self.kind], ".png")]
-
-    def finished(self, number: int) -> bool:
-        """Whether all files of a sample are there already."""
-        return all(os.path.lexists(path) for path in self.files(number))
 
 
 def run(sampling: Sampling, console: Console) -> int:
-    """Draw all samples that are not there yet.
+    """Draw all samples that are not there yet. Returns the exit code.
 
-    Returns:
-        the exit code.
-
-    Raises:
-        BlindDeblurError: what concerns all samples alike, such as weights that are missing.
+    Raises BlindDeblurError for what concerns all samples alike, such as weights that are missing.
     """
     numbers = range(1, sampling.number + 1)
     recover(sampling.folder, [sampling.files(number) for number in numbers])
     waiting = []
     for number in numbers:
-        if sampling.finished(number) and not sampling.overwrite:
+        if not sampling.overwrite and all_there(sampling.files(number)):
             console.skipped(Path(f"sample-{number}"), sampling.files(number)[-1])
         else:
             waiting.append(number)
     for number in waiting:  # before minutes are spent
-        for path in sampling.files(number):
-            check_free(path, overwrite=sampling.overwrite)
+        check_free(*sampling.files(number), overwrite=sampling.overwrite)
     if not waiting:
         return 0
     draw = _drawer(sampling)
@@ -122,7 +108,7 @@ def run(sampling: Sampling, console: Console) -> int:
         with console.work(picture.stem) as work:
             outcome = attempt(_make, sampling, draw, number, work.stage)
         if isinstance(outcome, Exception):
-            console.failure(picture, reason(picture, outcome, verbose=console.verbose))
+            console.failure(picture, outcome)
             return exit_code(outcome)
         console.say(f"{picture} ({time.monotonic() - start:.1f} s)")
     return 0
@@ -131,8 +117,7 @@ def run(sampling: Sampling, console: Console) -> int:
 def _drawer(sampling: Sampling) -> Draw:
     """What draws a sample: (1, C, H, W); images and kernels in [0, 1], tilts in pixels.
 
-    Raises:
-        BlindDeblurError: there is no such prior, or it cannot be sampled like this.
+    Raises BlindDeblurError where there is no such prior, or it cannot be sampled like this.
     """
     import torch
 
@@ -182,7 +167,7 @@ def _make(sampling: Sampling, draw: Draw, number: int, progress: Progress) -> No
 
 
 def _contents(kind: str, x: "Tensor") -> list[bytes]:
-    """Of the files of a sample (1, C, H, W), in their order."""
+    """The bytes of the files of a sample (1, C, H, W), in their order."""
     from blinddeblur.physics import kernels
 
     if kind == "kernel":
@@ -191,8 +176,9 @@ def _contents(kind: str, x: "Tensor") -> list[bytes]:
         return [array, picture]
     if kind == "tilt":
         tilts = x.numpy().astype(np.float32)
-        fields = io.BytesIO()
-        np.savez_compressed(fields, tilts=tilts, spacing=1)
-        return [fields.getvalue(), encoding.encode(Photo(tilt_picture(tilts, 1, *tilts.shape[2:])), ".png")]
+        return [
+            kernel_files.npz(tilts=tilts, spacing=1),
+            encoding.encode(Photo(tilt_picture(tilts, 1, *tilts.shape[2:])), ".png"),
+        ]
     pixels = x[0].permute(1, 2, 0).clamp(0, 1).numpy()
     return [encoding.encode(Photo(pixels), ".png")]

@@ -32,6 +32,5 @@ def get(names: list[str], from_file: Path | None, console: Console, *, trust: bo
                 path = place(entry, from_file, trust=trust)
             else:
                 path = download(entry, trust=trust, progress=work.amount)
-        if not console.quiet:
-            console.line(f"{entry.name}: {path}")
+        console.say(f"{entry.name}: {path}")
     return 0

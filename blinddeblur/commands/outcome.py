@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from blinddeblur.engine.result import Restored
 
 FAILED = 1  # exit code
+ALIKE = ("sigma", "residual", "sharp", "warnings", "seed", "method", "steps", "prior")  # in result and outcome
 VISIBLE = 0.01  # of a kernel's maximum: less is not counted as its extent
 
 T = TypeVar("T")
@@ -51,18 +52,18 @@ class Outcome:
 
     @property
     def sentence(self) -> str:
-        """What is said in any case."""
+        """The sentence that is printed in any case."""
         return f"{self.input} -> {self.restored} ({self.seconds:.1f} s)"
 
     @property
     def details(self) -> str:
-        """What --verbose adds."""
+        """The line that --verbose adds."""
         rows, columns = self.kernel_extent
         kernel = f"kernel {rows}x{columns} px, residual {255 * self.residual:.2f}/255"
         return ", ".join([f"  noise {255 * self.sigma:.2f}/255", kernel])
 
     def facts(self) -> dict[str, Any]:
-        """What --json says."""
+        """The record that --json prints."""
         return {name: _plain(value) for name, value in asdict(self).items()}
 
 
@@ -92,7 +93,7 @@ class PhotoOutcome(Outcome):
 
     @property
     def details(self) -> str:
-        """What --verbose adds."""
+        """The line that --verbose adds."""
         parts = [super().details]
         if self.mean_uncertainty is not None:
             parts.append(f"uncertainty {255 * self.mean_uncertainty:.2f}/255")
@@ -127,13 +128,13 @@ class SequenceOutcome(Outcome):
 
     @property
     def sentence(self) -> str:
-        """What is said in any case."""
+        """The sentence that is printed in any case."""
         number = f"{self.frames} frame{'s' if self.frames > 1 else ''}"
         return f"{self.input} -> {self.restored} ({number}, {self.seconds:.1f} s)"
 
     @property
     def details(self) -> str:
-        """What --verbose adds."""
+        """The line that --verbose adds."""
         return f"{super().details}, tilt {self.tilt_rms:.2f} px"
 
 
@@ -142,15 +143,8 @@ def told(result: "Restored") -> dict[str, Any]:
     visible = result.kernel > VISIBLE * result.kernel.max()
     places = [visible.any(axis=axis).nonzero()[0] for axis in (1, 0)]
     return {
+        **{name: getattr(result, name) for name in ALIKE},
         "seconds": round(result.seconds, 3),
-        "sigma": result.sigma,
-        "residual": result.residual,
-        "sharp": result.sharp,
-        "warnings": result.warnings,
-        "seed": result.seed,
-        "method": result.method,
-        "steps": result.steps,
-        "prior": result.prior,
         "prior_sha256": result.checksum,
         "kernel_size": len(result.kernel),
         "kernel_extent": tuple(int(used[-1] - used[0] + 1) for used in places),
@@ -186,7 +180,7 @@ def reason(source: Path, error: Exception, *, verbose: bool) -> str:
 
 
 def exit_code(error: Exception) -> int:
-    """Of a command whose only work failed like this."""
+    """The exit code of a command whose only work failed with this error: the error's own, or 1."""
     return error.exit_code if isinstance(error, BlindDeblurError) else FAILED
 
 

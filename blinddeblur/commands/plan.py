@@ -11,7 +11,7 @@ from pathlib import Path
 from blinddeblur.errors import PhotoError, UsageError
 from blinddeblur.files.names import MARK, beside, is_ours, kernel_paths, real_name, uncertainty_paths
 from blinddeblur.files.photo import EXTENSIONS, MAXIMUM_PIXELS, READABLE, result_ending
-from blinddeblur.files.together import check_free
+from blinddeblur.files.together import all_there, check_free
 
 STREAM = Path("-")  # standard input or output
 
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def comparison(self) -> Path:
-        """Before, after and kernel."""
+        """The picture of before, after and kernel."""
         return beside(self.stem, ".compare.png")
 
     @property
@@ -75,12 +75,12 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether all results are there already."""
-        return self.restored != STREAM and all(os.path.lexists(path) for path in self.results)
+        return self.restored != STREAM and all_there(self.results)
 
     def check(self) -> None:
-        """Before minutes are spent: can the results be written where they belong? Raises OutputError."""
-        for path in self.results + ((self.preview,) if self.wishes.preview else ()):
-            check_free(path, overwrite=self.wishes.overwrite)
+        """Raise OutputError, before minutes are spent, if a result cannot be written where it belongs."""
+        preview = (self.preview,) if self.wishes.preview else ()
+        check_free(*self.results, *preview, overwrite=self.wishes.overwrite)
 
 
 def plan(
@@ -90,7 +90,7 @@ def plan(
     recursive: bool = False,
     include: str | None = None,
 ) -> list[Job]:
-    """What has to be done.
+    """The jobs that were asked for, one for each photo.
 
     Args:
         sources: photos, and folders whose photos are meant; "-" is standard input.
@@ -134,7 +134,7 @@ def plan(
 
 
 def to_standard_output(sources: Iterable[Path], output: Path | None) -> bool:
-    """Whether the restored photo goes there: as it is asked to, or since it came from standard input."""
+    """Whether the restored photo goes to standard output: as it is asked to, or since it came from standard input."""
     return output == STREAM or (output is None and STREAM in sources)
 
 

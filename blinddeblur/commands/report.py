@@ -12,36 +12,21 @@ from pathlib import Path
 import numpy as np
 
 from blinddeblur.commands.outcome import PhotoOutcome
+from blinddeblur.commands.plan import Job
 from blinddeblur.errors import BlindDeblurError
 from blinddeblur.files import decoding, encoding, kernel_files
+from blinddeblur.files.names import kernel_paths
 from blinddeblur.files.photo import Photo
 from blinddeblur.files.together import Together, check_free
 from blinddeblur.pictures.canvas import enlarged, fitted, of_kernel
 
-SIDE = 1600  # Pixels of the long side of a preview: it fills a screen, and takes about half a megabyte.
-QUALITY = 85  # Of a preview's JPEG; artefacts stay below what a restoration changes.
-KERNEL_SIDE = 256  # Pixels of the kernel's picture; twice the largest kernel, 127.
-GREY = 0.5  # This shows through transparent pixels.
-MADE_BY = '<meta name="generator" content="blinddeblur">'  # A page of ours is known by it.
+SIDE = 1600  # pixels of the long side of a preview: it fills a screen, and takes about half a megabyte
+QUALITY = 85  # of a preview's JPEG; artefacts stay below what a restoration changes
+KERNEL_SIDE = 256  # pixels of the kernel's picture; twice the largest kernel, 127
+GREY = 0.5  # what shows through transparent pixels
+MADE_BY = '<meta name="generator" content="blinddeblur">'  # what a page of ours is known by
 
-
-@dataclass(frozen=True)
-class ReportEntry:
-    """What became of one photo.
-
-    Attributes:
-        source: the blurred photo.
-        restored: the restored photo.
-        kernel: the array of its kernel (.npy).
-        outcome: None if it failed, or was skipped because it was finished earlier.
-        error: the sentence that says why it failed; None if it did not.
-    """
-
-    source: Path
-    restored: Path
-    kernel: Path
-    outcome: PhotoOutcome | None = None
-    error: str | None = None
+Entry = tuple[Job, PhotoOutcome | str | None]  # what became of a photo: why it failed; None if it was finished earlier
 
 
 @dataclass(frozen=True)
@@ -53,19 +38,17 @@ class Shown:
     height: int
 
 
-def write(path: Path, entries: Sequence[ReportEntry], seconds: float, *, overwrite: bool = False) -> None:
+def write(path: Path, entries: Sequence[Entry], seconds: float, *, overwrite: bool = False) -> None:
     """Write the page: in all, and for each photo before and after under a slider, its kernel, and its figures.
 
-    Whatever cannot be read any more is left out of the page, which is written as a whole or not at all.
+    Whatever cannot be read any more is left out of the page, which is written as a whole or not at all. Raises
+    OutputError where the file exists and may not be overwritten, or the system refuses.
 
     Args:
         path: of the page; missing folders are created.
         entries: one for each photo, in the order of the page.
         seconds: that all photos took together.
         overwrite: whether an existing file is replaced.
-
-    Raises:
-        OutputError: the file exists and may not be overwritten, or the system refuses.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -99,10 +82,11 @@ def _preview(path: Path) -> Shown | None:
     return None
 
 
-def _kernel(path: Path) -> Shown | None:
-    """A kernel, enlarged; None where it cannot be read."""
+def _kernel(stem: Path) -> Shown | None:
+    """The kernel of a photo, enlarged; None where it cannot be read."""
     with suppress(BlindDeblurError):
-        return _shown(Photo(enlarged(of_kernel(kernel_files.read_kernel(path)), KERNEL_SIDE)), "png")
+        values = kernel_files.read_kernel(kernel_paths(stem)[1])
+        return _shown(Photo(enlarged(of_kernel(values), KERNEL_SIDE)), "png")
     return None
 
 

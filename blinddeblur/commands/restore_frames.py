@@ -1,6 +1,5 @@
 """One sequence through the engine for turbulence: what is read, which files come out, and what is said of them."""
 
-import io
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blinddeblur.commands.console import Console
-from blinddeblur.commands.outcome import SequenceOutcome, attempt, exit_code, reason, told
+from blinddeblur.commands.outcome import SequenceOutcome, attempt, exit_code, told
 from blinddeblur.commands.plan import STREAM
 from blinddeblur.errors import UsageError
 from blinddeblur.files import encoding, kernel_files, sequence
 from blinddeblur.files.names import MARK, real_name
 from blinddeblur.files.photo import EXTENSIONS, MAXIMUM_PIXELS, Array, Photo
-from blinddeblur.files.together import Together, check_free, recover
+from blinddeblur.files.together import Together, all_there, check_free, recover
 from blinddeblur.pictures.film import ENDINGS, FPS, film
 from blinddeblur.pictures.tilts import tilt_picture
 from blinddeblur.progress import Progress, unheard, unseen
@@ -57,12 +56,12 @@ class SequenceJob:
 
     @property
     def kernel(self) -> tuple[Path, Path]:
-        """A picture and an array."""
+        """The picture and the array of the kernel."""
         return self.folder / "kernel.png", self.folder / "kernel.npy"
 
     @property
     def tilt(self) -> tuple[Path, Path]:
-        """A picture and the fields."""
+        """The picture and the fields of the tilt."""
         return self.folder / "tilt.png", self.folder / "tilt.npz"
 
     @property
@@ -71,14 +70,9 @@ class SequenceJob:
         named = (path for path in (self.stabilised, self.recording) if path is not None)
         return *self.kernel, *self.tilt, *named, self.restored
 
-    @property
-    def finished(self) -> bool:
-        """Whether all results are there already."""
-        return all(os.path.lexists(path) for path in self.results)
-
 
 def plan(inputs: Iterable[Path], output: Path | None, **wishes: Any) -> SequenceJob:
-    """What has to be done.
+    """The job that was asked for.
 
     Args:
         inputs: a folder, a pattern, a video, or pictures.
@@ -109,41 +103,32 @@ def plan(inputs: Iterable[Path], output: Path | None, **wishes: Any) -> Sequence
 
 
 def run(job: SequenceJob, settings: SequenceSettings, console: Console) -> int:
-    """Restore a sequence, unless that was finished before.
+    """Restore a sequence, unless that was finished before. Returns the exit code.
 
-    Returns:
-        the exit code.
-
-    Raises:
-        BlindDeblurError: what does not concern the frames, such as weights that are missing.
+    Raises BlindDeblurError for what does not concern the frames, such as weights that are missing.
     """
     from blinddeblur.engine.scene import TurbulenceEngine
 
     for folder in {path.parent for path in job.results}:
         recover(folder, [job.results])
-    if job.finished and not job.overwrite:
+    if not job.overwrite and all_there(job.results):
         console.skipped(job.name, job.folder)
         return 0
     engine = TurbulenceEngine(settings)
     with console.work(job.name.name or str(job.name)) as work:
         outcome = attempt(restore, engine, job, work.stage)
     if isinstance(outcome, Exception):
-        console.failure(job.name, reason(job.name, outcome, verbose=console.verbose))
+        console.failure(job.name, outcome)
         return exit_code(outcome)
     console.result(outcome)
     return 0
 
 
 def restore(engine: "TurbulenceEngine", job: SequenceJob, progress: Progress = unheard) -> SequenceOutcome:
-    """Read the frames, restore the scene, and write all results together.
-
-    Raises:
-        BlindDeblurError: for whatever stands in the way.
-    """
+    """Read the frames, restore the scene, and write all results together. Raises BlindDeblurError if it cannot."""
     from blinddeblur.pictures.evolution import Recording
 
-    for path in job.results:  # before minutes are spent
-        check_free(path, overwrite=job.overwrite)
+    check_free(*job.results, overwrite=job.overwrite)  # before minutes are spent
     seen = sequence.read(list(job.sources), job.chosen, job.most_pixels, progress)
     recording = Recording()
     result = engine.restore(seen.frames, progress, unseen if job.recording is None else recording)
@@ -163,14 +148,12 @@ def restore(engine: "TurbulenceEngine", job: SequenceJob, progress: Progress = u
 
 
 def _tilt_files(result: "SequenceResult", seen: sequence.Film) -> tuple[bytes, bytes]:
-    """The picture and the fields."""
+    """The bytes of the picture and of the fields of the tilt."""
     height, width = seen.frames[0].shape[:2]
     picture = Photo(tilt_picture(result.tilts, result.spacing, height, width))
-    fields = io.BytesIO()
-    np.savez_compressed(
-        fields, tilts=result.tilts, spacing=result.spacing, weights=result.weights, names=np.array(seen.names)
-    )
-    return encoding.encode(picture, ".png"), fields.getvalue()
+    names = np.array(seen.names)
+    fields = kernel_files.npz(tilts=result.tilts, spacing=result.spacing, weights=result.weights, names=names)
+    return encoding.encode(picture, ".png"), fields
 
 
 def _stabilised(result: "SequenceResult", seen: sequence.Film, ending: str, progress: Progress) -> bytes:

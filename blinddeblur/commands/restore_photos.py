@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from blinddeblur.commands import cluster, report, workers
 from blinddeblur.commands.console import Console
-from blinddeblur.commands.outcome import FAILED, PhotoOutcome, attempt, exit_code, reason, told
+from blinddeblur.commands.outcome import FAILED, PhotoOutcome, attempt, exit_code, told
 from blinddeblur.commands.plan import STREAM, Job
 from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.files import decoding, encoding, kernel_files
@@ -68,11 +68,8 @@ class Way:
 def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
     """Restore every photo, going on after a failure. Finished ones of several are skipped.
 
-    Returns:
-        the exit code: 0, or that of the error if there is a single photo, or 1 if any failed.
-
-    Raises:
-        BlindDeblurError: what concerns all photos alike, such as weights that are missing.
+    Returns the exit code: 0, or that of the error if there is a single photo, or 1 if any failed. Raises
+    BlindDeblurError for what concerns all photos alike, such as weights that are missing.
     """
     start = time.monotonic()
     if way.report is not None:
@@ -81,27 +78,25 @@ def run(jobs: list[Job], settings: Settings, console: Console, way: Way) -> int:
     for folder in {path.parent for paths in results for path in paths}:
         recover(folder, results)
     waiting = _unfinished(jobs, console)
-    entries = {job: _entry(job) for job in set(jobs).difference(waiting)}
+    became: dict[Job, PhotoOutcome | str | None] = dict.fromkeys(set(jobs).difference(waiting))
     failures: list[tuple[Path, str]] = []
     code = restored = 0
     try:
         with contextlib.closing(_outcomes(waiting, settings, console, way)) as outcomes:
             for job, outcome in outcomes:
                 if isinstance(outcome, Exception):
-                    why = reason(job.source, outcome, verbose=console.verbose)
+                    became[job] = why = console.failure(job.source, outcome)
                     failures.append((job.source, why))
-                    entries[job] = _entry(job, error=why)
-                    console.failure(job.source, why)
                     code = exit_code(outcome) if len(jobs) == 1 else FAILED
                     if way.fail_fast:
                         break
                 else:
                     restored += 1
-                    entries[job] = _entry(job, outcome)
+                    became[job] = outcome
                     console.result(outcome)
     finally:
-        if way.report is not None and entries:
-            ordered = [entries[job] for job in jobs if job in entries]
+        if way.report is not None and became:
+            ordered = [(job, became[job]) for job in jobs if job in became]
             report.write(way.report, ordered, time.monotonic() - start, overwrite=True)
     if len(jobs) > 1:
         console.summary(restored, len(jobs) - len(waiting), failures, len(waiting) - restored - len(failures))
@@ -119,7 +114,7 @@ def forecast(jobs: list[Job], settings: Settings, console: Console) -> int:
             height, width = decoding.read(job.source, job.wishes.most_pixels).stored.shape[:2]
         except BlindDeblurError as error:
             failed = True
-            console.failure(job.source, reason(job.source, error, verbose=False))
+            console.failure(job.source, error)
             continue
         seconds = engine.forecast(height, width)
         total += seconds
@@ -160,7 +155,7 @@ def _outcomes(jobs: list[Job], settings: Settings, console: Console, way: Way) -
 
 
 def engines(settings: Settings, number: int) -> list[partial["Engine"]]:
-    """What makes the engine in each of `number` processes: GPUs dealt out in turn, else the threads divided."""
+    """What makes the engine in each of `number` processes: GPUs are dealt out in turn, or else the threads divided."""
     import torch
 
     gpus = torch.cuda.device_count() if settings.device in ("auto", "cuda") else 0
@@ -210,11 +205,7 @@ def _on_cluster(jobs: list[Job], settings: Settings, console: Console, scheduler
 
 
 def restore(engine: "Engine", job: Job, progress: Progress = unheard) -> PhotoOutcome:
-    """Read a photo, restore it, and write all of its results together.
-
-    Raises:
-        BlindDeblurError: for whatever stands in the way.
-    """
+    """Read a photo, restore it, and write all of its results together. Raises BlindDeblurError if it cannot."""
     job.check()
     data = _data(job)
     if job.restored == STREAM:
@@ -231,14 +222,14 @@ def restore_parcel(engine: "Engine", parcel: Parcel) -> tuple[PhotoOutcome, list
 
 
 def produce(engine: "Engine", job: Job, data: bytes, add: Add, progress: Progress = unheard) -> PhotoOutcome:
-    """The results of a photo, from the bytes of its file.
+    """Restore a photo from the bytes of its file, hand over those of each result, and return what became of it.
 
     Args:
         engine: that restores it.
         job: what is made of it.
         data: the bytes of its file.
         add: given the bytes of each result, the restored photo last.
-        progress: told how far the work is.
+        progress: told of its stages.
     """
     from blinddeblur.pictures.evolution import Recording
 
@@ -281,17 +272,13 @@ def _data(job: Job) -> bytes:
 
 
 def _ending(data: bytes) -> str:
-    """That of a file with these bytes, where no name says it."""
+    """The ending of a file with these bytes, where no name says it."""
     return {"JPEG": ".jpg", "TIFF": ".tiff", "WebP": ".webp", "BMP": ".bmp"}.get(format_of(data) or "", ".png")
 
 
 def _to_standard_output(data: bytes) -> None:
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
-
-
-def _entry(job: Job, outcome: PhotoOutcome | None = None, error: str | None = None) -> report.ReportEntry:
-    return report.ReportEntry(job.source, job.restored, kernel_paths(job.stem)[1], outcome, error)
 
 
 def _outcome(job: Job, result: "Result") -> PhotoOutcome:

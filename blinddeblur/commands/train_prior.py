@@ -33,7 +33,7 @@ def run(
     levels = trained.figures["levels"]
     console.table([TITLES[key] for key in levels[0]], [[f"{level[key]:.3f}" for key in level] for level in levels])
     for path in trained.paths:
-        console.line(str(path))
+        console.say(str(path))
     if not trained.news:
         spent = f"{trained.status.minutes:.3g} of {options.minutes:g} minutes were spent already"
         console.warning(f"There was nothing left to do: {spent}. Give a larger --minutes to go on.")

@@ -42,7 +42,7 @@ def run(
 
     A job whose process dies is done once more, after all the others and in a fresh process. Closing the iterator ends
     all processes; use contextlib.closing, so that an exception on the way does it as well. They raise SystemExit
-    where they are, which lets them remove half-written files.
+    where they are, which lets them remove half-written files. Raises BlindDeblurError where an engine cannot be made.
 
     Args:
         task: a function at the top of a module, called with an engine and a job.
@@ -53,21 +53,18 @@ def run(
         each job with its outcome, in the order in which they are done. The outcome is an exception if the task raised
         one: a BlindDeblurError as it was, anything else as a RuntimeError with the traceback. It is an EstimationError
         if the process died twice.
-
-    Raises:
-        BlindDeblurError: an engine cannot be made.
     """
     fresh, again = ((job, False) for job in jobs), deque[tuple[J, bool]]()  # jobs, and whether it is the second time
     working: dict[Any, _Worker[E, J]] = {}
     processes = []
     proven: Callable[[], E] | None = None  # what has made an engine and may do so again
 
-    def next_try() -> tuple[J, bool] | None:
+    def next_turn() -> tuple[J, bool] | None:
         return next(fresh, None) or (again.popleft() if again else None)
 
     def start(make: Callable[[], E]) -> None:
-        if attempt := next_try():
-            worker = _Worker(task, make, attempt)
+        if turn := next_turn():
+            worker = _Worker(task, make, turn)
             working[worker.pipe] = worker
             processes.append(worker.process)
 
@@ -77,7 +74,7 @@ def run(
         while working:
             for pipe in wait(list(working)):
                 worker = working[pipe]
-                job, second = worker.attempt
+                job, second = worker.turn
                 try:
                     outcome = worker.pipe.recv()
                 except (EOFError, OSError):  # the process is dead
@@ -100,8 +97,8 @@ def run(
                     proven = worker.make
                     worker.begin()
                     continue
-                if attempt := next_try():
-                    worker.attempt = attempt
+                if turn := next_turn():
+                    worker.turn = turn
                     worker.begin()
                 else:
                     del working[pipe]
@@ -119,8 +116,8 @@ def run(
 class _Worker(Generic[E, J]):
     """A process with its engine, and the job it works on: (job, whether it is the second time)."""
 
-    def __init__(self, task: Callable[[E, J], Any], make: Callable[[], E], attempt: tuple[J, bool]) -> None:
-        self.make, self.attempt, self.ready = make, attempt, False
+    def __init__(self, task: Callable[[E, J], Any], make: Callable[[], E], turn: tuple[J, bool]) -> None:
+        self.make, self.turn, self.ready = make, turn, False
         self.pipe, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(target=_serve, args=(task, make, theirs), daemon=True)
         with _interrupts_kept_from_children():
@@ -131,7 +128,7 @@ class _Worker(Generic[E, J]):
         """The engine stands, or the last job is done."""
         self.ready = True
         with contextlib.suppress(OSError):  # has just died: the end of the pipe will tell
-            self.pipe.send(self.attempt[0])
+            self.pipe.send(self.turn[0])
 
 
 @contextlib.contextmanager

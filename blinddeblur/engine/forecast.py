@@ -30,7 +30,7 @@ def seconds(
         start = time.monotonic()
         float(prior.denoise(x, 0.1).sum())  # waits for a GPU
     evaluation = time.monotonic() - start
-    method, area = settings.record, height * width / UNIT**2
+    method, area = settings.traits, height * width / UNIT**2
     steps = restoration.STEPS if method.refines else settings.effective_steps
     work = method.cost * steps * area * (1 + 2 * settings.samples)
     if settings.kernel is None and not method.joint:

@@ -121,8 +121,8 @@ class Engine:
         sigma = estimate_sigma(patches) if settings.sigma is None else settings.sigma
         samples: list[NDArray[Any]] = []
         map_of_errors = None
-        with torch.inference_mode(not settings.record.gradients):
-            if settings.record.joint:
+        with torch.inference_mode(not settings.traits.gradients):
+            if settings.traits.joint:
                 found = self._jointly(photo, sigma, progress, callback)
             elif self._looks_sharp(patches, sigma):
                 found = _Found(photo, no_blur(photo), sharp=True)
@@ -151,7 +151,7 @@ class Engine:
             seed=settings.seed,
             steps=settings.effective_steps,
             confidence=estimate.confidence if estimate else None,
-            kernel_prior=settings.kernel_prior if settings.record.joint else None,
+            kernel_prior=settings.kernel_prior if settings.traits.joint else None,
             kernel_map=found.varying.kernels.cpu().numpy() if found.varying else None,
             samples=np.stack(samples) if samples else None,
             uncertainty=map_of_errors,
@@ -273,7 +273,7 @@ class Engine:
         y, settings, fixed = photo.whole(), self.settings, self.prior.image_size
         fitting = min(LARGEST_PRIOR_KERNEL, kernels.largest((photo.height, photo.width)))
         size = checked_size(settings.kernel_size, photo) or fitting
-        side = (settings.tile or settings.record.tile) if fixed is None else fixed - (size - 1)
+        side = (settings.tile or settings.traits.tile) if fixed is None else fixed - (size - 1)
 
         def report(step: Step) -> None:
             progress(settings.method, step.index + 1, step.total)

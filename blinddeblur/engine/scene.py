@@ -82,7 +82,7 @@ class TurbulenceEngine:
         settings = self.settings
         self.device = find_device(settings.device)
         self.prior = load_prior(settings.prior, self.device, kind="image")
-        if settings.record.joint:
+        if settings.traits.joint:
             self.kernel_prior = load_prior("kernel", self.device, kind="kernel")
             self.tilt_prior = (
                 KolmogorovTilt(TYPICAL_STRENGTH, CORRELATION_LENGTH)
@@ -114,7 +114,7 @@ class TurbulenceEngine:
         """
         start, settings = time.monotonic(), self.settings
         seen = Frames(frames, self.device)
-        found = (self._jointly if settings.record.joint else self._step_by_step)(seen, progress, callback)
+        found = (self._jointly if settings.traits.joint else self._step_by_step)(seen, progress, callback)
         return SequenceResult(
             image=np.array(frames[0]) if found.sharp and len(seen) == 1 else found.image.array,
             kernel=found.kernel.cpu().numpy().astype(np.float32),
@@ -225,7 +225,7 @@ class TurbulenceEngine:
             (image_side, max(blinddps_turbulence.sides(height, width, size, self.tilt_unit))),
             (tilt_side, max(height, width) + size - 1),
         ):
-            beyond = needed - (side or settings.record.tile)  # the gradient is taken through the whole frame at once
+            beyond = needed - (side or settings.traits.tile)  # the gradient is taken through the whole frame at once
             if beyond > 0:
                 raise UsageError(
                     f"{settings.method} takes frames of up to {max(height, width) - beyond} pixels on a side with "

@@ -67,7 +67,7 @@ class TiledRestoration:
         restored, rests, tiling = photo.like(), [], self.tiling(kernels)
         tiles = tiling.tiles(photo.height, photo.width)
         middle = tiles[len(tiles) // 2]
-        total = restoration.STEPS if self.settings.record.refines else self.settings.effective_steps
+        total = restoration.STEPS if self.settings.traits.refines else self.settings.effective_steps
         callback(Step(-1, total, photo.of(middle), kernels.of(middle).mean))
 
         def work(index: int, tile: Tile) -> Tensor:
@@ -103,8 +103,8 @@ class TiledRestoration:
         settings, rim = self.settings, reach * (size // 2)
         fade = FADE if settings.overlap is None else settings.overlap
         overlap = 2 * rim + fade
-        side = settings.tile or max(settings.record.tile, 2 * overlap)
-        if settings.record.gradients and self.prior.image_size is not None:
+        side = settings.tile or max(settings.traits.tile, 2 * overlap)
+        if settings.traits.gradients and self.prior.image_size is not None:
             known = self.prior.image_size
             side = known - (size - 1)  # its network takes no other
             if side <= overlap:
@@ -126,7 +126,7 @@ class TiledRestoration:
     ) -> Tensor:
         """A tile, by the method that was chosen."""
         settings = self.settings
-        steps = None if settings.record.refines else settings.effective_steps
+        steps = None if settings.traits.refines else settings.effective_steps
         given = Deblurring(denoiser(self.prior), y, blur, sigma, steps, (settings.seed,), place, callback)
         return RESTORE[settings.method](replace(given, poisson=settings.noise == "poisson", prior=self.prior))
 

@@ -76,15 +76,13 @@ def decode(data: bytes, most_pixels: int = MAXIMUM_PIXELS, least_side: int = MIN
     """A photo, turned upright, from the bytes of its file; the format is told from them.
 
     Kept are EXIF, XMP, colour profile and resolution. Thumbnails are not: they show the blurred picture. Of a TIFF,
-    EXIF holds the tags that speak of the picture; of a JPEG, XMP is the main packet without extensions.
+    EXIF holds the tags that speak of the picture; of a JPEG, XMP is the main packet without extensions. Raises
+    PhotoError, which does not name the file, for whatever cannot be restored faithfully.
 
     Args:
         data: the bytes of the file.
         most_pixels: a larger picture is refused before it is decoded.
         least_side: so is one with fewer pixels on a side.
-
-    Raises:
-        PhotoError: whatever cannot be restored faithfully. It does not name the file.
     """
     _check_bytes(len(data), most_pixels)
     if not data:

@@ -64,11 +64,15 @@ _HIGH_DEPTH, _TWELVE_BITS = 0x40, 0x20
 class Header:
     """Size in pixels as stored, before any rotation, and what OpenCV would not tell.
 
-    bits: per sample; None for all of the decoder's. grey: the colours are shades of grey even where the decoder gives
-    three channels. inverted: 0 means white. dpi: pixels per inch, across and down, as stored; None when the format's
-    own header does not say. tables: the quantisation table of each component of a JPEG. blocks: EXIF, colour profile
-    and XMP as they stand in the file; None where OpenCV finds them. plain: the file as OpenCV reads it rightly, where
-    that is another. image: a HEIC that pillow-heif has opened.
+    Attributes:
+        bits: per sample; None for all of the decoder's.
+        grey: whether the colours are shades of grey even where the decoder gives three channels.
+        inverted: whether 0 means white.
+        dpi: pixels per inch, across and down, as stored; None when the format's own header does not say.
+        tables: the quantisation table of each component of a JPEG.
+        blocks: EXIF, colour profile and XMP as they stand in the file; None where OpenCV finds them.
+        plain: the file as OpenCV reads it rightly, where that is another.
+        image: a HEIC that pillow-heif has opened.
     """
 
     width: int

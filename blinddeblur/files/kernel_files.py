@@ -1,8 +1,11 @@
-"""Kernel files: read as float64 arrays, and written as a picture to look at and an array; so are uncertainty maps."""
+"""Kernel files: read as float64 arrays, and written as a picture to look at and an array; so are uncertainty maps.
+
+Fields of tilts are arrays as well. The bytes are the caller's.
+"""
 
 import io
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +15,6 @@ from blinddeblur.files.decoding import decode, read_bytes
 from blinddeblur.files.encoding import encode
 from blinddeblur.files.names import kernel_paths, uncertainty_paths
 from blinddeblur.files.photo import Array, Photo
-from blinddeblur.files.together import write_together
 
 _NEGATIVE_SHARE = 0.1  # of a kernel's mass: what a least-squares estimate leaves, and is taken as zero
 
@@ -35,15 +37,6 @@ def read_kernel(path: Path) -> npt.NDArray[np.float64]:
         return _checked_kernel(values)
     except (PhotoError, KernelError) as error:
         raise KernelError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
-
-
-def write_kernel(kernel: Array, stem: Path, *, overwrite: bool = False) -> tuple[Path, Path]:
-    """Write the files of kernel_files and return their paths.
-
-    Raises EstimationError when it is no kernel, and OutputError as write_bytes does.
-    """
-    write_together(kernel_files(kernel, stem).items(), overwrite=overwrite)
-    return kernel_paths(stem)
 
 
 def kernel_files(kernel: Array, stem: Path) -> dict[Path, bytes]:
@@ -70,6 +63,13 @@ def uncertainty_files(uncertainty: Array, stem: Path) -> dict[Path, bytes]:
     preview = (uncertainty / _UNCERTAINTY_WHITE).astype(np.float32)
     values = uncertainty[..., 0] if uncertainty.shape[2] == 1 else uncertainty
     return {picture: encode(Photo(preview, depth=16), ".png"), array: _npy(values)}
+
+
+def npz(**arrays: Any) -> bytes:
+    """A compressed archive of arrays, by their names."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def _npy(values: Array) -> bytes:

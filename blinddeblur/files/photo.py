@@ -22,13 +22,14 @@ _ROWS = 256  # that are rounded at a time, so that no temporary is as large as t
 class Photo:
     """A picture as it stands upright, and everything of its file that outlives a restoration.
 
-    stored: the pixels, (height, width, channels), sRGB-encoded; one channel is grey, three are RGB. As in the file,
-        uint8 or uint16 as depth says, which takes a quarter or half of the memory; or float32 in [0, 1].
-    alpha: (height, width), uint8 or uint16 as depth says, untouched; None for an opaque picture.
-    depth: bits per sample of the file, 8 or 16.
-    exif: EXIF block, its orientation 1. icc: colour profile. xmp: XMP packet. None when the file has none.
-    dpi: pixels per inch across and down, by the format's header or by EXIF; None when neither says.
-    jpeg_quality: what the photo is written with as a JPEG, 95 to 100: no coefficient more coarsely than it was read.
+    Attributes:
+        stored: the pixels, (height, width, channels), sRGB-encoded; one channel is grey, three are RGB. As in the file,
+            uint8 or uint16 as depth says, which takes a quarter or half of the memory; or float32 in [0, 1].
+        alpha: (height, width), uint8 or uint16 as depth says, untouched; None for an opaque picture.
+        depth: bits per sample of the file, 8 or 16.
+        exif, icc, xmp: EXIF block, its orientation 1; colour profile; XMP packet. None when the file has none.
+        dpi: pixels per inch across and down, by the format's header or by EXIF; None when neither says.
+        jpeg_quality: of a JPEG of the photo, 95 to 100: no coefficient is written more coarsely than it was read.
     """
 
     stored: Array

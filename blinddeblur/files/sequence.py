@@ -67,9 +67,12 @@ class Film:
 class _Source:
     """Where frames come from.
 
-    label: what sentences name. frames: the name of each, and what reads it or raises PhotoError; an unread one costs
-    little. number: of frames; None where only the end shows it. fps: frames per second, if known. notes: sentences that
-    are added while frames are read.
+    Attributes:
+        label: what sentences name.
+        frames: the name of each, and what reads it or raises PhotoError; an unread one costs little.
+        number: of frames; None where only the end shows it.
+        fps: frames per second, if known.
+        notes: sentences that are added while frames are read.
     """
 
     label: str
@@ -104,15 +107,15 @@ def read(
 ) -> Film:
     """The frames of one file (a video, an animation, the pages of a TIFF, a single picture), or of one picture each.
 
+    Raises PhotoError where there is no frame, none that can be read, or too many; or where they are of different sizes
+    or too large.
+
     Args:
         paths: at least one, see find.
         chosen: which frames, counted from 0 and without negative numbers.
         most_pixels: a larger frame is refused.
         progress: told how many are read.
         most_bytes: frames that take more memory together are refused.
-
-    Raises:
-        PhotoError: there is no frame, none that can be read, or too many; or they are of different sizes or too large.
     """
     source = _of_pictures(paths, most_pixels) if len(paths) > 1 else _of_file(paths[0], most_pixels)
     number = None if source.number is None else len(range(source.number)[chosen])

@@ -62,9 +62,13 @@ class Tag:
 
 @dataclass(frozen=True)
 class Directory:
-    """One directory of tags. `position` and `link` are the indices of its first byte and of the pointer to the next.
+    """One directory of tags.
 
-    order: "<" when the file is little-endian, ">" when it is big-endian.
+    Attributes:
+        data: the whole file.
+        order: "<" when the file is little-endian, ">" when it is big-endian.
+        position, link: indices of its first byte and of the pointer to the next.
+        tags: by their numbers.
     """
 
     data: bytes

@@ -61,7 +61,7 @@ class Together:
 
     @contextlib.contextmanager
     def open(self, path: Path) -> Iterator[IO[bytes]]:
-        """As add, for what is written piece by piece: a file that is complete at the end of the block."""
+        """Open a file that waits, to be written piece by piece; it is complete at the end of the block. See add."""
         check_free(path, overwrite=self._overwrite)
         with _said_in_words(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,33 +139,40 @@ def recover(folder: Path, results: Iterable[Sequence[Path]] = ()) -> None:
             _clear(lock)
 
 
-def check_free(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError if a file of this name cannot be written, as far as that can be told without writing.
+def check_free(*paths: Path, overwrite: bool) -> None:
+    """Raise OutputError if a file of these names cannot be written, as far as that can be told without writing.
 
     That is: the name is a folder's, a file's that may not be overwritten, or one that the system does not allow; or its
     folder is a file, or may not be written to.
     """
-    with _said_in_words(path):
-        if os.path.isdir(path):
-            raise OutputError(f"{path}: This is a folder. Name a file.")
-        if not overwrite and os.path.lexists(path):
-            raise OutputError(_exists(path))
-        folder, missing = path.parent.absolute(), [path.name]
-        while not os.path.exists(folder):
-            missing.append(folder.name)
-            folder = folder.parent
-        # Each name by itself, also those of folders to come: the system may not allow one, or the whole path.
-        for looked_up in (path, *(folder / name for name in missing)):
-            try:
-                os.lstat(looked_up)
-            except (FileNotFoundError, NotADirectoryError):
-                pass
-            except ValueError as error:
-                raise OutputError(f"{path}: The file could not be written, because {NUL}.") from error
-    if not folder.is_dir():
-        raise OutputError(f"{path.parent}: {folder} is a file and no folder. Choose another place for {path.name}.")
-    if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise OutputError(f"{path.parent}: There is no permission to write here. Choose another place for {path.name}.")
+    for path in paths:
+        with _said_in_words(path):
+            if os.path.isdir(path):
+                raise OutputError(f"{path}: This is a folder. Name a file.")
+            if not overwrite and os.path.lexists(path):
+                raise OutputError(_exists(path))
+            folder, missing = path.parent.absolute(), [path.name]
+            while not os.path.exists(folder):
+                missing.append(folder.name)
+                folder = folder.parent
+            # Each name by itself, also those of folders to come: the system may not allow one, or the whole path.
+            for looked_up in (path, *(folder / name for name in missing)):
+                try:
+                    os.lstat(looked_up)
+                except (FileNotFoundError, NotADirectoryError):
+                    pass
+                except ValueError as error:
+                    raise OutputError(f"{path}: The file could not be written, because {NUL}.") from error
+        elsewhere = f"Choose another place for {path.name}."
+        if not folder.is_dir():
+            raise OutputError(f"{path.parent}: {folder} is a file and no folder. {elsewhere}")
+        if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise OutputError(f"{path.parent}: There is no permission to write here. {elsewhere}")
+
+
+def all_there(paths: Iterable[Path]) -> bool:
+    """Whether there are files of all these names."""
+    return all(os.path.lexists(path) for path in paths)
 
 
 def reason(error: OSError) -> str:

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
 
-GROUND = 255  # White shows how large a kernel's array is, which is black at its borders.
-INK = 40  # The grey of letters.
-GAP = 8  # Pixels between two pictures.
-LINE = 16  # Pixels from one line of text to the next.
-FONT, SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
+GROUND = 255  # white, which shows how large a kernel's array is: that is black at its borders
+INK = 40  # the grey of letters
+GAP = 8  # pixels between two pictures
+LINE = 16  # pixels from one line of text to the next
+FONT, SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42  # of letters; the size is OpenCV's scale
 
 
 def as_bytes(values: NDArray[Any], white: float = 1) -> Picture:

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from blinddeblur.pictures.canvas import Picture, beside, enlarged, fitted, of_kernel, sheet
 
-SIDE = 960  # Two photos whose long sides have so many pixels, and a kernel, fill a wide screen.
-LINE = 2  # Pixels between two kernels of a grid.
+SIDE = 960  # pixels of the long side of a photo: two of them and a kernel fill a wide screen
+LINE = 2  # pixels between two kernels of a grid
 
 
 def compare(before: NDArray[Any], after: NDArray[Any], kernel: NDArray[np.floating], side: int = SIDE) -> Picture:
@@ -30,12 +30,11 @@ def compare(before: NDArray[Any], after: NDArray[Any], kernel: NDArray[np.floati
 def drawn(kernel_map: NDArray[np.floating], side: int = SIDE) -> Picture:
     """Show the kernels of a photo whose blur varies, each where it belongs, with thin white lines between them.
 
+    Returns (height, width, 1); the maximum of each kernel is white, since a long kernel is faint beside a short one.
+
     Args:
         kernel_map: (R, C, K, K), not negative.
         side: pixels of the long side that the picture fills as far as whole multiples of a pixel do.
-
-    Returns:
-        (height, width, 1); the maximum of each kernel is white, since a long kernel is faint beside a short one.
     """
     each = side // max(kernel_map.shape[:2]) - LINE
     return sheet([[enlarged(of_kernel(kernel), each) for kernel in row] for row in kernel_map], LINE)

@@ -7,9 +7,9 @@ from blinddeblur.pictures import film
 from blinddeblur.pictures.canvas import Picture, beside, enlarged, fitted, of_kernel, placed
 from blinddeblur.progress import Step
 
-SIDE = 480  # Pixels of the square that image and kernel each have.
-STEPS = 100  # Of a sampler, so many are shown at most: ten seconds.
-FIRST, BETWEEN, LAST = 1000, 100, 2000  # Milliseconds for which a frame stands.
+SIDE = 480  # pixels of the square that image and kernel each have
+STEPS = 100  # of a sampler that are shown at most: ten seconds
+FIRST, BETWEEN, LAST = 1000, 100, 2000  # milliseconds for which a frame stands
 
 
 class Recording:
@@ -22,8 +22,8 @@ class Recording:
     """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Picture, Picture]] = []  # Images and kernels, small, since frames come by the hundred.
-        self._shape: tuple[int, int] | None = None  # Height and width of what is shown.
+        self._kept: list[tuple[Picture, Picture]] = []  # images and kernels, small, since frames come by the hundred
+        self._shape: tuple[int, int] | None = None  # height and width of what is shown
 
     def __call__(self, step: Step) -> None:
         """Keep a state of the sampler: start and result always, and at most STEPS of its steps, evenly.

@@ -16,22 +16,19 @@ from blinddeblur.files.photo import Array, as_integers
 from blinddeblur.files.quiet import silent_opencv
 
 ENDINGS = (".mp4", ".gif")
-FPS = 10.0  # Frames per second where the source does not say how many.
-_FASTEST_GIF = 20  # Milliseconds between two frames; players take less for a mistake.
-_CODEC = "mp4v"  # MPEG-4, which every build of OpenCV writes.
+FPS = 10.0  # frames per second where the source does not say how many
+_FASTEST_GIF = 20  # milliseconds between two frames; players take less for a mistake
+_CODEC = "mp4v"  # MPEG-4, which every build of OpenCV writes
 _CANNOT = "This installation of OpenCV cannot write the film as MP4. Name a file that ends in .gif instead."
 
 
 def film(frames: Iterable[Array], fps: float, ending: str) -> bytes:
-    """The bytes of a film.
+    """The bytes of a film. Raises OutputError where the codec is missing, or the film could not be written.
 
     Args:
         frames: (height, width, 1 or 3) of one shape and type, uint8 or uint16; taken one by one. At least one.
         fps: frames per second.
         ending: ".mp4" (in which an odd side is a pixel longer: its last row or column twice), or ".gif".
-
-    Raises:
-        OutputError: the codec is missing, or the film could not be written.
     """
     plain = (as_integers(frame, 8) for frame in frames)
     if ending == ".gif":

@@ -6,13 +6,13 @@ from numpy.typing import NDArray
 
 from blinddeblur.pictures.canvas import GROUND, INK, Picture, as_bytes, below, beside, framed, sheet, written
 
-MOST_PANELS = 16  # So many frames are shown at most, evenly chosen.
-SIDE = 240  # Pixels of the long side of a frame's panel.
-EDGE = 195  # The grey of the line around it.
-WIDER = 1.4  # The sheet is about so many times as wide as it is high.
-WHEEL = 120  # Pixels of the wheel that says what the colours mean.
-LONG = 99.5  # Percentile of all lengths that has to fit into the scale; what is longer has the full colour.
-LEAST = 0.01  # Pixels, of the scale: where nothing moves, all is white.
+MOST_PANELS = 16  # frames that are shown at most, evenly chosen
+SIDE = 240  # pixels of the long side of a frame's panel
+EDGE = 195  # the grey of the line around it
+WIDER = 1.4  # how many times as wide as high the sheet is, about
+WHEEL = 120  # pixels of the wheel that says what the colours mean
+LONG = 99.5  # percentile of all lengths that has to fit into the scale; what is longer has the full colour
+LEAST = 0.01  # pixels, of the scale: where nothing moves, all is white
 
 
 def tilt_picture(tilts: NDArray[np.floating], spacing: int, height: int, width: int) -> Picture:

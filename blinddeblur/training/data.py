@@ -79,25 +79,25 @@ class Data:
 
 
 def image_data(photos: Path, options: Options, seed: Sequence[int], warn: Warn) -> Data:
-    """Crops of the photos of a folder."""
+    """What an image prior learns from: crops of the photos of a folder."""
     groups, held_out, facts = _parted(photos, options, VALIDATION_SIDE, warn)
-    crops = PhotoCrops(groups, read_pixels, options.crop, options.batch or EXAMPLES, seed, options.memory)
+    crops = PhotoCrops(groups, read_pixels, options.crop, options.batch or EXAMPLES, seed)
     return Data(crops, f"crops of {options.crop}x{options.crop}", held_out, **facts)
 
 
 def kernel_data(options: Options, seed: Sequence[int]) -> Data:
-    """Random kernels."""
+    """What a kernel prior learns from: random kernels."""
     clean = _kernels(VALIDATION_IMAGES, np.random.default_rng(VALIDATION_IMAGES))
     examples = _Kernels(options.batch or EXAMPLES, seed)
     return Data(examples, RANDOM_KERNELS, clean, "random kernels of another seed")
 
 
 def pair_data(photos: Path, options: Options, seed: Sequence[int], warn: Warn) -> Data:
-    """Crops of the photos of a folder, blurred by random kernels."""
+    """What a kernel prior conditioned on a photo learns from: crops of photos, blurred by random kernels."""
     groups, held_out, facts = _parted(photos, options, pairs.SHARP_SIDE, warn)
     facts["validated"] += ", blurred by random kernels of another seed"
     batch = options.batch or PAIRS
-    sharp = PhotoCrops(groups, read_pixels, pairs.SHARP_SIDE, batch, seed, options.memory, grey=0)  # all become grey
+    sharp = PhotoCrops(groups, read_pixels, pairs.SHARP_SIDE, batch, seed, grey=0)  # all become grey
     y, sigma, u = pairs.blurred(held_out, np.random.default_rng(VALIDATION_IMAGES))
     made = f"crops of {pairs.SIDE}x{pairs.SIDE} blurred by as many {RANDOM_KERNELS}"
     return Data(BlurredPhotos(sharp), made, u, photos=(y, sigma), **facts)

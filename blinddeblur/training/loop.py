@@ -25,7 +25,6 @@ from blinddeblur.training.options import Options
 LARGEST_GRADIENT = 1.0  # norm at which gradients are clipped
 AVERAGE_OVER = 500  # steps: length of the moving average, shorter at the start
 WINDOW = 50  # steps whose losses are averaged for a report
-FASTER = 0.9  # bfloat16 must take less than this share of the time of float32 to be worth its rounding
 
 Batch = Tensor | tuple[Tensor, ...]
 Loss = Callable[[Any, Any, torch.Generator], Tensor]  # (network, batch, generator of all randomness) -> scalar
@@ -71,7 +70,7 @@ def train(
     """Train until the budget is spent, going on from the checkpoint where there is one.
 
     The learning rate rises over `warm_up` steps, or a tenth of the budget where that is shorter, and falls to zero over
-    the second half of the budget.
+    the second half of the budget. Returns the moving average of the network: what is worth shipping.
 
     Args:
         network: what is trained, in place, on the device it is on; in float32.
@@ -91,9 +90,6 @@ def train(
         report: told how far it is, now and then and at the end.
         saved: given the moving average after each regular checkpoint, to validate and publish it.
         warn: told in a sentence what did not work as hoped.
-
-    Returns:
-        The moving average of the network: what is worth shipping.
 
     Raises:
         WeightsError: the checkpoint is damaged or belongs to another network.
@@ -137,8 +133,7 @@ def train(
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What a training has left: "step", "examples", "seconds", "about", and the states of all that is trained.
 
-    Raises:
-        WeightsError: the file is no checkpoint, or damaged.
+    Raises WeightsError where the file is no checkpoint, or damaged.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -148,28 +143,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise _unusable(path, f"it lacks {', '.join(sorted(missing))}")
     return content
-
-
-def fastest_precision(network: nn.Module, loss: Loss, batch: Batch) -> torch.dtype:
-    """float32 or bfloat16, whichever trains this network faster on its device; the network stays as it is.
-
-    GPUs of CUDA are known to be faster in bfloat16. CPUs with matrix units for it are, up to three times; others are
-    far slower. So on a CPU three steps are measured in each.
-    """
-    device = next(network.parameters()).device
-    if device.type != "cpu":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    trial = copy.deepcopy(network)
-    batch = _placed(batch, device)
-    seconds = {}
-    for precision in (torch.float32, torch.bfloat16):
-        times = []
-        for _ in range(4):
-            start = time.perf_counter()
-            _gradient(trial, loss, batch, torch.Generator(device), precision)
-            times.append(time.perf_counter() - start)
-        seconds[precision] = sum(times[1:])  # the first prepares
-    return torch.bfloat16 if seconds[torch.bfloat16] < FASTER * seconds[torch.float32] else torch.float32
 
 
 class _State:

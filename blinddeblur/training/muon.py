@@ -13,28 +13,21 @@ from torch import Tensor, nn
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steepest at zero with singular values within 0.7 to 1.2
 ITERATIONS = 5
+MOMENTUM = 0.95  # of the moving average of gradients, in Nesterov's form
 UPDATE_SCALE = 0.2  # root mean square of an AdamW update (Liu et al. 2025), so that both share one learning rate
 EDGES = {"head", "tail"}  # first and last layers have no hidden features on one side; Jordan et al. leave them to AdamW
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised by a Newton-Schulz iteration.
+    """Momentum, orthogonalised by a Newton-Schulz iteration; the learning rate is on the scale of AdamW's.
 
     Args:
         params: weights with at least two dimensions; all but the first are taken as one.
-        lr: learning rate, on the scale of AdamW's.
-        momentum: of the moving average of gradients; Nesterov's form.
         precision: of the iteration. bfloat16 is enough where the hardware is fast in it.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Tensor],
-        lr: float = 1e-3,
-        momentum: float = 0.95,
-        precision: torch.dtype = torch.bfloat16,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(self, params: Iterable[Tensor], precision: torch.dtype) -> None:
+        super().__init__(params, {"lr": 1e-3, "momentum": MOMENTUM})
         self.precision = precision
 
     @torch.no_grad()
@@ -54,7 +47,8 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(weight)
             average = state["momentum"].lerp_(gradient, 1 - momentum)
             directions.append(gradient.lerp(average, momentum).flatten(1).to(self.precision))
-        for weight, update in zip(weights, _orthogonalised(directions), strict=True):
+        together = orthogonalise(torch.stack(directions)) if len(directions) > 1 else [orthogonalise(directions[0])]
+        for weight, update in zip(weights, together, strict=True):
             scale = UPDATE_SCALE * max(update.shape) ** 0.5  # an orthogonal m x n matrix has entries of 1 / sqrt(max)
             weight.add_(update.view_as(weight).to(weight.dtype), alpha=-lr * scale)
 
@@ -82,7 +76,7 @@ def optimisers(network: nn.Module, precision: torch.dtype) -> list[torch.optim.O
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
     chosen: list[torch.optim.Optimizer] = []
     if hidden:
-        chosen.append(Muon(hidden, precision=precision))
+        chosen.append(Muon(hidden, precision))
     if rest:
         chosen.append(torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=0.0, fused=fused))
     return chosen
@@ -97,9 +91,3 @@ def _stacks(weights: Iterable[Tensor]) -> Iterator[list[Tensor]]:
             key = id(weight) if weight.device.type == "cpu" else weight.shape
             by_shape.setdefault(key, []).append(weight)
     yield from by_shape.values()
-
-
-def _orthogonalised(matrices: list[Tensor]) -> Iterable[Tensor]:
-    if len(matrices) == 1:
-        return [orthogonalise(matrices[0])]
-    return orthogonalise(torch.stack(matrices)).unbind()

@@ -11,7 +11,7 @@ from blinddeblur.errors import UsageError
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen about a training.
+    """What can be chosen about a training. Raises UsageError for a value out of its range.
 
     Attributes:
         output: folder for everything that comes out; a training that was begun there goes on.
@@ -29,10 +29,6 @@ class Options:
         save_every: seconds between two saves.
         seed: of everything random.
         licence: of the weights.
-        memory: bytes of photos to hold at once, over all workers.
-
-    Raises:
-        UsageError: a value out of its range.
     """
 
     output: Path
@@ -49,7 +45,6 @@ class Options:
     save_every: float = 120
     seed: int = 0
     licence: str = "none stated"
-    memory: float = 4 * 2**30
 
     def __post_init__(self) -> None:
         rules = {

@@ -1,4 +1,4 @@
-"""Random crops of photographs: what the photo prior learns from."""
+"""Random crops of photographs: what the image prior learns from, and, blurred, the conditioned kernel prior."""
 
 import math
 from collections import deque
@@ -19,6 +19,7 @@ from blinddeblur.errors import PhotoError
 FIRST = 32  # photos to read before the first crop
 READ_EVERY = 32  # crops between two further photos: reading them stays a small part of a step
 SCALES = (0.5, 1.5)  # of a photo: below 1 smaller and sharper than it was taken, above 1 larger and softer
+MEMORY = 4 * 2**30  # bytes of photos to hold at once, over all workers
 GREY = 0.2  # share of the crops turned into grey ones, with three equal channels
 
 RGB8 = NDArray[np.uint8]  # the pixels of a photo, (H, W, 3)
@@ -63,7 +64,7 @@ class PhotoCrops(IterableDataset[tuple[Tensor, list[str]]]):
         size: int,
         batch: int,
         seed: Sequence[int],
-        memory: float = math.inf,
+        memory: float = MEMORY,
         scales: tuple[float, float] = SCALES,
         grey: float = GREY,
     ) -> None:

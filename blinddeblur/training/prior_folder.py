@@ -24,6 +24,7 @@ from blinddeblur.errors import OutputError
 from blinddeblur.files import encoding
 from blinddeblur.files.photo import Photo
 from blinddeblur.files.together import write_bytes
+from blinddeblur.training.loop import TrainingStatus
 from blinddeblur.training.validation import Validation
 
 LOG_HEADER = "step,minutes,loss,learning_rate\n"
@@ -45,8 +46,7 @@ class PriorFolder:
     def begun(self) -> bool:
         """Whether there is the checkpoint of an earlier run.
 
-        Raises:
-            OutputError: there is none, but files that this training would replace.
+        Raises OutputError where there is none, but files that this training would replace.
         """
         if self.checkpoint.exists():
             return True
@@ -63,8 +63,7 @@ class PriorFolder:
     def opened(self) -> Iterator[IO[str]]:
         """Hold the folder against a second training; gives the log, to be appended to.
 
-        Raises:
-            OutputError: another training holds it, or it cannot be written.
+        Raises OutputError where another training holds it, or it cannot be written.
         """
         with contextlib.ExitStack() as held:
             try:
@@ -101,11 +100,11 @@ class PriorFolder:
         return [weights, self.weights, self.validation, self.samples, self.log, self.checkpoint]
 
 
-def record(log: IO[str], step: int, minutes: float, loss: float, learning_rate: float) -> None:
+def record(log: IO[str], status: TrainingStatus) -> None:
     """Add a line to a log."""
     if log.tell() == 0:
         log.write(LOG_HEADER)
-    log.write(f"{step},{minutes:.4f},{loss:.5f},{learning_rate:.3g}\n")
+    log.write(f"{status.step},{status.minutes:.4f},{status.loss:.5f},{status.learning_rate:.3g}\n")
     log.flush()
 
 

@@ -25,6 +25,8 @@ def random_kernel(
 ) -> NDArray[np.float32]:
     """One random blur kernel.
 
+    Returns (size, size) float32, not negative, sums to 1, centre of mass within a pixel of the middle, nothing cut off.
+
     Args:
         rng: where the randomness comes from.
         size: side of the array, odd, at least 7.
@@ -33,9 +35,6 @@ def random_kernel(
             By default drawn log-uniformly from 3 up (from a third of a size below 9). A lopsided kernel that would
             not fit with its centre of mass in the middle is drawn smaller.
         kind: a key of SHARES; by default drawn with these probabilities.
-
-    Returns:
-        (size, size) float32, not negative, sums to 1, centre of mass within a pixel of the middle, nothing cut off.
 
     Raises:
         KernelError: the size is even or too small, or the extent does not fit it.
@@ -113,15 +112,14 @@ def exposed(
 ) -> NDArray[np.float32]:
     """The kernel of a path scaled to `extent` pixels, the time at each point integrated over the pixels.
 
+    Raises KernelError where the softness alone fills the array.
+
     Args:
         path: (N, 2) at equal times.
         size: side of the array.
         extent: larger side of the box around the path, in pixels; less where the kernel would not fit.
         softness: standard deviation of the Gaussian of resampling, in pixels.
         shift: (row, column) of the centre of mass relative to the middle, in pixels.
-
-    Raises:
-        KernelError: the softness alone fills the array.
     """
     centred = path - path.mean(axis=0)
     span, reach = np.ptp(path, axis=0).max(), np.abs(centred).max()
@@ -149,6 +147,8 @@ def defocus(
 ) -> NDArray[np.float32]:
     """The image of a point out of focus: a disc, or a regular polygon for an aperture of `blades` blades.
 
+    Raises KernelError where the softness alone fills the array.
+
     Args:
         size: side of the array.
         radius: of the circle around it, in pixels; less where the kernel would not fit.
@@ -157,9 +157,6 @@ def defocus(
         rim: in [-1, 1]; the intensity goes as 1 + rim (2 r^2 / radius^2 - 1), r from the middle. Spherical aberration
             makes the rim brighter behind the focus and darker before it, or the other way about.
         shift: (row, column) of the middle, in pixels.
-
-    Raises:
-        KernelError: the softness alone fills the array.
     """
     shift = np.zeros(2) if shift is None else shift
     radius = min(radius, _room(size, softness, shift))

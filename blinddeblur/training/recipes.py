@@ -1,9 +1,8 @@
-"""How a photo prior and a kernel prior are made: which data, which network, and what is written where.
+"""How an image prior and a kernel prior are made: which data, which network, and what is written where.
 
 Prints nothing; the command line and Python share it.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from blinddeblur.devices import find_device
+from blinddeblur.devices import find_device, half_is_faster
 from blinddeblur.errors import UsageError
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.loading import NETWORKS, load_strictly
-from blinddeblur.training.conditioned_loss import conditioned_loss
 from blinddeblur.training.data import NAMED, Data, Warn, image_data, kernel_data, pair_data
-from blinddeblur.training.denoising import DenoisingLoss
-from blinddeblur.training.loop import Loss, TrainingStatus, fastest_precision, read_checkpoint, train
+from blinddeblur.training.loop import Loss, TrainingStatus, read_checkpoint, train
+from blinddeblur.training.losses import DenoisingLoss, conditioned_loss
 from blinddeblur.training.options import Options
 from blinddeblur.training.prior_folder import PriorFolder, record
 from blinddeblur.training.validation import validate
@@ -139,17 +137,14 @@ def train_prior(
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         data = recipe.data(photos, options, (options.seed, step), warn)
         batches = data.batches(options.workers, device, warn)
-        precision, unfinished = torch.float32, seconds < 60 * options.minutes
-        if unfinished:
-            first = next(batches)
-            batches = itertools.chain([first], batches)
-            precision = fastest_precision(network, recipe.loss(), first)
+        unfinished = seconds < 60 * options.minutes
+        precision = torch.bfloat16 if unfinished and half_is_faster(device) else torch.float32
         trained: list[Trained] = []
 
         def report(status: TrainingStatus) -> None:
             note = f"step {status.step}, loss {status.loss:.4f}"
             progress("minutes", round(status.minutes, 1), options.minutes, note)
-            record(log, status.step, status.minutes, status.loss, status.learning_rate)
+            record(log, status)
 
         def publish(average: nn.Module, status: TrainingStatus) -> None:
             facts = {"validated_on": data.validated, "steps": status.step, "minutes": round(status.minutes, 2)}

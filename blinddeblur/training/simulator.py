@@ -55,6 +55,8 @@ def simulate_turbulence(
 ) -> SimulatedSequence:
     """A sequence through Kolmogorov turbulence.
 
+    Raises UsageError where a parameter makes no sense, or the scene is too small for what was drawn.
+
     Args:
         rng: where the randomness comes from.
         sharp: the scene, (H + 2 m, W + 2 m) or (H + 2 m, W + 2 m, 3) in [0, 1]. The margins m hold half a kernel and
@@ -69,9 +71,6 @@ def simulate_turbulence(
         sigma: standard deviation of the noise.
         depth: 8 or 16 bits, to which frames are rounded and clipped; None leaves them as they are.
         size: of the kernels, odd.
-
-    Raises:
-        UsageError: a parameter makes no sense, or the scene is too small for what was drawn.
     """
     if frames < 1 or height < 1 or width < 1:
         raise UsageError(f"There are no {frames} frames of {height} x {width} pixels. Give whole numbers from 1 up.")
@@ -92,7 +91,7 @@ def seen_through(
     sigma: float = 0.01,
     depth: int | None = 8,
 ) -> SimulatedSequence:
-    """The sequence for given tilts and kernels.
+    """The sequence for given tilts and kernels. Raises UsageError where they do not fit, or a parameter makes no sense.
 
     Args:
         rng: for the noise.
@@ -101,9 +100,6 @@ def seen_through(
         kernels: (N, K, K), each sums to 1; K odd.
         sigma: standard deviation of the noise.
         depth: 8 or 16 bits, to which frames are rounded and clipped; None leaves them as they are.
-
-    Raises:
-        UsageError: shapes do not fit together, or a parameter makes no sense.
     """
     number, _, rows, columns = tilts.shape
     size = kernels.shape[-1]
@@ -146,10 +142,7 @@ def kolmogorov_tilts(
 
     phi_i+1 = rho phi_i + sqrt(1 - rho^2) fresh, from a fresh start: all frames have the covariance C of the prior,
     exactly, and frames i and j together rho^|i - j| C. Real air rather drifts by; for what a frame tells of
-    another only the correlation counts.
-
-    Raises:
-        UsageError: the correlation is below 0, or 1 and above.
+    another only the correlation counts. Raises UsageError for a correlation below 0, or of 1 and above.
     """
     if not 0 <= frame_correlation < 1:
         raise UsageError(f"The correlation of frames is {frame_correlation}. Give a number from 0 to below 1.")

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from blinddeblur.pictures.canvas import Picture, as_bytes, sheet
 
-SHOWN = 3  # Examples in the picture.
-GAP = 2  # Pixels between them.
-TOGETHER = 8  # So many images in a batch take little memory, and are fast enough.
+SHOWN = 3  # examples in the picture
+GAP = 2  # pixels between them
+TOGETHER = 8  # images in a batch: they take little memory, and are fast enough
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What came out.
+    """How good a denoiser is: figures, and pictures to look at.
 
     Attributes:
         figures: for validation.json; under "levels" one {"sigma", "noisy_psnr", "psnr"} for each level, in dB, means

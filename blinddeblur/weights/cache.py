@@ -89,8 +89,7 @@ def status(entry: Entry, *, hashed: bool = False) -> Stored:
 def locate(entry: Entry) -> Path:
     """The safetensors file to load: bundled and trained ones checked by sha256, those in the cache by their size.
 
-    Raises:
-        WeightsError: it is missing or damaged; the message names the command that gets it.
+    Raises WeightsError where it is missing or damaged; the message names the command that gets it.
     """
     found = status(entry, hashed=entry.home is not None)
     if found.state in (State.BUNDLED, State.PRESENT):
@@ -101,11 +100,7 @@ def locate(entry: Entry) -> Path:
 
 
 def load_state(entry: Entry) -> "dict[str, Tensor]":
-    """The tensors of an entry by their names, in float32 on the CPU. Never downloads.
-
-    Raises:
-        WeightsError: the file is missing or damaged; the message names the command that gets it.
-    """
+    """The tensors of an entry by their names, in float32 on the CPU. Never downloads. Raises WeightsError as locate."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -119,10 +114,7 @@ def load_state(entry: Entry) -> "dict[str, Tensor]":
 
 
 def place(entry: Entry, source: Path, *, trust: bool = False) -> Path:
-    """Check and convert a file that a person has fetched; the file itself stays as it is.
-
-    Returns:
-        The safetensors file that `load_state` reads.
+    """Check and convert a file that a person has fetched, which stays as it is; returns what `load_state` reads.
 
     Raises:
         UsageError: the file cannot be read, the entry needs none, or no checksum is known and `trust` was not given.

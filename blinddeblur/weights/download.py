@@ -36,14 +36,13 @@ def download(
 ) -> Path:
     """Download, check and convert the file of an entry, unless an undamaged one is there. Resumes what was cut.
 
+    Returns the safetensors file that `cache.load_state` reads.
+
     Args:
         entry: what to download.
         trust: accept a file that nobody has published a checksum of; the one that arrives is pinned.
         progress: called with the bytes so far, and the bytes in all where they are known.
         timeout: seconds to wait for a connection, and for the next packet.
-
-    Returns:
-        The safetensors file that `cache.load_state` reads.
 
     Raises:
         UsageError: no checksum is known, and `trust` was not given.

@@ -26,9 +26,12 @@ _OPTIONAL = {"size": int, "sha256": str, "folder": str}
 class Entry:
     """One prior as weights.toml lists it.
 
-    `size` (bytes) and `sha256` belong to the published file and are None where nobody has published them. `folder` is
-    a page from which a person can fetch the file. `parameters` are those of the architecture. `home` is the folder
-    that the file lies in: the package's, or that of a prior that a user has trained; None for the cache.
+    Attributes:
+        parameters: of the architecture.
+        size, sha256: of the published file, in bytes; None where nobody has published them.
+        folder: a page from which a person can fetch the file.
+        home: the folder that the file lies in: the package's, or that of a prior that a user has trained; None for the
+            cache.
     """
 
     name: str
@@ -54,24 +57,12 @@ def shipped_list() -> Path:
 
 @functools.cache
 def manifest() -> dict[str, Entry]:
-    """Every entry of the shipped weights.toml by name, in its order.
-
-    Raises:
-        WeightsError: the manifest is missing or malformed.
-    """
+    """Every entry of the shipped weights.toml by name, in its order. Raises WeightsError as read_manifest."""
     return read_manifest(shipped_list())
 
 
 def read_manifest(path: Path, remedy: str = "Reinstall blinddeblur.") -> dict[str, Entry]:
-    """The entries of a manifest by name.
-
-    Args:
-        path: the manifest.
-        remedy: what to do about an error.
-
-    Raises:
-        WeightsError: the file cannot be read, or an entry is malformed.
-    """
+    """The entries of a manifest by name. Raises WeightsError, with the remedy, where it or an entry is malformed."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -18,10 +18,12 @@ from PIL import Image, ImageCms
 from scenes import sharp, streak
 
 from blinddeblur.commands.outcome import PhotoOutcome
-from blinddeblur.commands.report import ReportEntry, write
+from blinddeblur.commands.plan import Job
+from blinddeblur.commands.report import Entry, write
 from blinddeblur.errors import OutputError
 from blinddeblur.files import encoding, kernel_files
 from blinddeblur.files.photo import Photo
+from blinddeblur.files.together import write_together
 
 FACTS: dict[str, Any] = {
     "recording": None,
@@ -71,24 +73,23 @@ class Page(HTMLParser):
         return [cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_UNCHANGED) for d in data]
 
 
-def entry(
-    folder: Path, name: str = "photo.png", shape: tuple[int, int, int] = (60, 90, 3), depth: int = 8
-) -> ReportEntry:
+def entry(folder: Path, name: str = "photo.png", shape: tuple[int, int, int] = (60, 90, 3), depth: int = 8) -> Entry:
     """A photo that was restored, with its files on the disk."""
     stem = folder / Path(name).stem
     source, restored = folder / name, folder / f"{stem.name}.deblurred.png"
     encoding.write(Photo(sharp(*shape), depth=depth), source)
     encoding.write(Photo(sharp(*shape, seed=1), depth=depth), restored)
-    preview, kernel = kernel_files.write_kernel(streak(), stem)
+    files = kernel_files.kernel_files(streak(), stem)
+    write_together(files.items(), overwrite=False)
+    preview, kernel = files
     outcome = PhotoOutcome(input=source, restored=restored, kernel_preview=preview, kernel=kernel, **FACTS)
-    return ReportEntry(source, restored, kernel, outcome)
+    return Job(source, restored, stem), outcome
 
 
 def test_the_page_tells_what_became_of_each_photo(tmp_path: Path) -> None:
-    done = entry(tmp_path)
-    failed = replace(done, outcome=None, error="broken.png: The file is <empty>.", source=tmp_path / "broken.png")
-    skipped = replace(done, outcome=None)
-    write(tmp_path / "new" / "report.html", [done, failed, skipped, skipped], 93.21)
+    job, outcome = entry(tmp_path)
+    failed = replace(job, source=tmp_path / "broken.png"), "broken.png: The file is <empty>."
+    write(tmp_path / "new" / "report.html", [(job, outcome), failed, (job, None), (job, None)], 93.21)
     page = Page(tmp_path / "new" / "report.html")
     assert "1 restored, 1 failed, 2 skipped, 93.2 seconds" in page.text
     shown = ["2.55/255", "15 px", "9 × 5 px", "5.10/255", "0.88", "12.3", "fast, 12 steps", "photo", "7"]
@@ -118,9 +119,9 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
 
 
 def test_names_and_messages_are_text_and_never_markup(tmp_path: Path) -> None:
-    plain, nasty = entry(tmp_path), HOSTILE.replace("/", "∕")
-    write(tmp_path / "plain.html", [plain, replace(plain, outcome=None, error="no")], 1)
-    hostile = [entry(tmp_path, nasty), replace(plain, source=Path(HOSTILE), outcome=None, error=HOSTILE)]
+    (job, outcome), nasty = entry(tmp_path), HOSTILE.replace("/", "∕")
+    write(tmp_path / "plain.html", [(job, outcome), (job, "no")], 1)
+    hostile = [entry(tmp_path, nasty), (replace(job, source=Path(HOSTILE)), HOSTILE)]
     write(tmp_path / "report.html", hostile, 1)
     page, twin = Page(tmp_path / "report.html"), Page(tmp_path / "plain.html")
     assert nasty in page.words
@@ -136,20 +137,22 @@ def test_names_and_messages_are_text_and_never_markup(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
 def test_a_name_that_is_no_unicode_is_shown_nevertheless(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
-    write(tmp_path / "report.html", [replace(entry(tmp_path), source=tmp_path / name)], 1)
+    job, outcome = entry(tmp_path)
+    write(tmp_path / "report.html", [(replace(job, source=tmp_path / name), outcome)], 1)
     assert "caf?.png" in Page(tmp_path / "report.html").words
 
 
 def test_a_preview_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
-    done = entry(tmp_path)
-    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    job, outcome = entry(tmp_path)
+    for name in ("damaged.png", "damaged.kernel.npy"):
+        (tmp_path / name).write_bytes(b"no picture")
     gone = tmp_path / "gone.png"
     broken = [
-        replace(done, source=gone),
-        replace(done, restored=tmp_path / "damaged.png"),
-        replace(done, source=gone, restored=gone, kernel=tmp_path / "damaged.png"),
+        replace(job, source=gone),
+        replace(job, restored=tmp_path / "damaged.png"),
+        replace(job, source=gone, restored=gone, stem=tmp_path / "damaged"),
     ]
-    write(tmp_path / "report.html", broken, 1)
+    write(tmp_path / "report.html", [(each, outcome) for each in broken], 1)
     page = Page(tmp_path / "report.html")
     alternatives = [given["alt"] for tag, given in page.elements if tag == "img"]
     assert alternatives == ["gone.png, after", "Blur kernel", "photo.png, before", "Blur kernel"]
@@ -158,7 +161,8 @@ def test_a_preview_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_failed_photo_is_not_shown_with_a_result_of_an_earlier_run(tmp_path: Path) -> None:
-    write(tmp_path / "report.html", [replace(entry(tmp_path), outcome=None, error="Too small.")], 1)
+    job, _ = entry(tmp_path)
+    write(tmp_path / "report.html", [(job, "Too small.")], 1)
     page = Page(tmp_path / "report.html")
     assert [given["alt"] for tag, given in page.elements if tag == "img"] == ["photo.png, before"]
 
@@ -174,11 +178,11 @@ def test_large_previews_are_shrunk_and_16_bits_become_8(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("depth", [8, 16])
 def test_grey_shows_through_transparency(tmp_path: Path, depth: int) -> None:
-    done = entry(tmp_path)
+    job, outcome = entry(tmp_path)
     alpha = np.zeros((60, 90), np.uint16 if depth == 16 else np.uint8)
     alpha[:, 45:] = 2**depth - 1
     encoding.write(Photo(np.ones((60, 90, 3), np.float32), alpha, depth), tmp_path / "clear.png")
-    write(tmp_path / "report.html", [replace(done, source=tmp_path / "clear.png")], 1)
+    write(tmp_path / "report.html", [(replace(job, source=tmp_path / "clear.png"), outcome)], 1)
     before = Page(tmp_path / "report.html").pictures("jpeg")[0]
     assert np.abs(before[:, :40].astype(int) - 128).max() <= 2
     assert before[:, 50:].min() >= 253
@@ -187,16 +191,17 @@ def test_grey_shows_through_transparency(tmp_path: Path, depth: int) -> None:
 def test_colours_keep_their_profile(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.new("RGB", (40, 40), "red").save(tmp_path / "profile.png", icc_profile=profile)
-    write(tmp_path / "report.html", [replace(entry(tmp_path), source=tmp_path / "profile.png")], 1)
+    job, outcome = entry(tmp_path)
+    write(tmp_path / "report.html", [(replace(job, source=tmp_path / "profile.png"), outcome)], 1)
     source = next(given["src"] for tag, given in Page(tmp_path / "report.html").elements if tag == "img")
     assert profile in base64.b64decode(source.removeprefix("data:image/jpeg;base64,"), validate=True)
 
 
 def test_the_pictures_of_one_photo_are_in_memory_at_a_time(tmp_path: Path) -> None:
-    done = entry(tmp_path)
+    job, outcome = entry(tmp_path)
     noise = np.random.default_rng(0).random((200, 300, 3), np.float32)
     encoding.write(Photo(noise), tmp_path / "noise.png")
-    many = [replace(done, source=tmp_path / "noise.png", restored=tmp_path / "noise.png")] * 40
+    many = [(replace(job, source=tmp_path / "noise.png", restored=tmp_path / "noise.png"), outcome)] * 40
     write(tmp_path / "one.html", many[:1], 1)  # what is imported and kept for later is there now
     tracemalloc.start()
     try:

@@ -37,7 +37,7 @@ from blinddeblur.files import quiet
 from blinddeblur.files.decoding import decode, header_of, most_bytes, read
 from blinddeblur.files.encoding import encode, write
 from blinddeblur.files.headers import png_chunks, png_file
-from blinddeblur.files.kernel_files import kernel_files, read_kernel, uncertainty_files, write_kernel
+from blinddeblur.files.kernel_files import kernel_files, read_kernel, uncertainty_files
 from blinddeblur.files.photo import EXTENSIONS, Photo
 from blinddeblur.files.together import check_free, write_together
 
@@ -695,8 +695,7 @@ def test_kernel_and_uncertainty_as_bytes(tmp_path: Path) -> None:
     kernel, uncertainty = np.random.default_rng(0).random((9, 13)), np.full((32, 32, 3), 0.05, np.float32)
     files = kernel_files(kernel, tmp_path / "a") | uncertainty_files(uncertainty, tmp_path / "a")
     assert not list(tmp_path.iterdir())
-    write_kernel(kernel, tmp_path / "a")
-    write_together(uncertainty_files(uncertainty, tmp_path / "a").items(), overwrite=False)
+    write_together(files.items(), overwrite=False)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
@@ -716,6 +715,13 @@ def test_bytes_are_what_files_hold(tmp_path: Path) -> None:
 
 
 # Kernels
+
+
+def write_kernel(kernel: np.ndarray, stem: Path, *, overwrite: bool = False) -> tuple[Path, Path]:
+    files = kernel_files(kernel, stem)
+    write_together(files.items(), overwrite=overwrite)
+    picture, array = files
+    return picture, array
 
 
 def test_kernel_round_trip(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from blinddeblur.physics.kernels import from_prior, to_prior
 from blinddeblur.priors.conditioned import ConditionedKernelUNet
 from blinddeblur.priors.prior import Prior
 from blinddeblur.training import pairs
-from blinddeblur.training.conditioned_loss import conditioned_loss
 from blinddeblur.training.data import BlurredPhotos, find_photos, read_pixels
+from blinddeblur.training.losses import conditioned_loss
 from blinddeblur.training.photo_crops import PhotoCrops
 
 

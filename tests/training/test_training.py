@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from blinddeblur.errors import EstimationError, OutputError, PhotoError, UsageError, WeightsError
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.training.data import find_photos, read_pixels
-from blinddeblur.training.denoising import SIGMA_RANGE, DenoisingLoss, draw_noise, draw_sigmas
-from blinddeblur.training.loop import TrainingStatus, fastest_precision, read_checkpoint, train
+from blinddeblur.training.loop import TrainingStatus, read_checkpoint, train
+from blinddeblur.training.losses import SIGMA_RANGE, DenoisingLoss, draw_noise, draw_sigmas
 from blinddeblur.training.muon import Muon, optimisers, orthogonalise
 from blinddeblur.training.photo_crops import Group, PhotoCrops
 
@@ -218,14 +218,6 @@ def test_a_compiled_network_shares_its_weights(tmp_path: Path, monkeypatch: pyte
     plain = run(tmp_path / "b.pt", steps=5, learning_rate=1e-5)
     assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(average.parameters(), plain.parameters(), strict=True))
     assert read_checkpoint(tmp_path / "a.pt")["network"].keys() == plain.state_dict().keys()
-
-
-def test_the_precision_is_measured_on_a_copy() -> None:
-    network = tiny()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert fastest_precision(network, DenoisingLoss(), next(discs(0))) in (torch.float32, torch.bfloat16)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert all(p.grad is None for p in network.parameters())
 
 
 def test_half_precision_keeps_master_weights(tmp_path: Path) -> None:
