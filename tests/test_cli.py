@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from commandline import run
+from commandline import interrupted, run
 from PIL import Image
 from scenes import blurred, decoded, sharp, streak
 from syrupy.assertion import SnapshotAssertion
@@ -550,22 +549,8 @@ def test_damaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_interrupt_leaves_nothing_and_exits_130(tmp_path: Path) -> None:
     source = make(tmp_path / "a.png", side=128)
-    command = [sys.executable, "-m", "blinddeblur", "restore", str(source), "--steps", "1000", "--device", "cpu"]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for background jobs
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "kernel 1/1000" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    said = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(30) == 130
+    code, said = interrupted("restore", source, "--steps", "1000", "--device", "cpu", after="kernel 1/1000")
+    assert code == 130
     assert "Interrupted" in said
     assert "Traceback" not in said
     assert files(tmp_path) == ["a.png"]

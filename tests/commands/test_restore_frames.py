@@ -1,16 +1,12 @@
 """The command turbulence as people use it: frames in, a folder of results out, and words for all that can go wrong."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from commandline import run, tree
+from commandline import interrupted, run, tree
 from photofiles import profile
 from scenes import agreement, blurred, decoded, psnr, streak, turbulent
 
@@ -301,21 +297,8 @@ def test_weights_that_are_missing_are_named_before_frames_are_read(options: list
 
 def test_an_interrupt_leaves_nothing() -> None:
     make(number=8)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "blinddeblur", "turbulence", "in", "-o", "out", "--stabilised", "a.mp4", *QUICK],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for background jobs
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "registration" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    said = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(30) == 130
+    code, said = interrupted("turbulence", "in", "-o", "out", "--stabilised", "a.mp4", *QUICK, after="registration")
+    assert code == 130
     assert "Interrupted" in said
     assert "Traceback" not in said
     assert tree() == [f"in/{index}.png" for index in range(8)]
