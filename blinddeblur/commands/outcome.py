@@ -162,12 +162,9 @@ def attempt(function: Callable[..., T], *arguments: Any) -> T | Exception:
 
 
 def reason(source: Path, error: Exception, *, verbose: bool) -> str:
-    """Why a photo could not be restored: a sentence that names it.
+    """Why a photo could not be restored, by an error as `attempt` returns it: a sentence that names it.
 
-    Args:
-        source: the photo.
-        error: as `attempt` returned it.
-        verbose: whether an error that is none of the photo's comes with its traceback.
+    With `verbose`, an error that is none of the photo's comes with its traceback.
     """
     if isinstance(error, BlindDeblurError):
         sentence = str(error)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from blinddeblur.engine.result import SequenceResult
     from blinddeblur.engine.scene import TurbulenceEngine
 
+NAMES = ("kernel.png", "kernel.npy", "tilt.png", "tilt.npz", "restored.png")  # of the results, always the same
+
 
 @dataclass(frozen=True)
 class SequenceJob:
@@ -50,25 +52,15 @@ class SequenceJob:
     most_pixels: int = MAXIMUM_PIXELS
 
     @property
-    def restored(self) -> Path:
-        """The restored picture."""
-        return self.folder / "restored.png"
-
-    @property
-    def kernel(self) -> tuple[Path, Path]:
-        """The picture and the array of the kernel."""
-        return self.folder / "kernel.png", self.folder / "kernel.npy"
-
-    @property
-    def tilt(self) -> tuple[Path, Path]:
-        """The picture and the fields of the tilt."""
-        return self.folder / "tilt.png", self.folder / "tilt.npz"
+    def named(self) -> list[Path]:
+        """The picture and the array of the kernel, the picture and the fields of the tilt, and the restored picture."""
+        return [self.folder / name for name in NAMES]
 
     @property
     def results(self) -> tuple[Path, ...]:
-        """Every file that will be written."""
-        named = (path for path in (self.stabilised, self.recording) if path is not None)
-        return *self.kernel, *self.tilt, *named, self.restored
+        """Every file that will be written, the restored picture last."""
+        *others, restored = self.named
+        return *others, *(path for path in (self.stabilised, self.recording) if path is not None), restored
 
 
 def plan(inputs: Iterable[Path], output: Path | None, **wishes: Any) -> SequenceJob:
@@ -133,17 +125,15 @@ def restore(engine: "TurbulenceEngine", job: SequenceJob, progress: Progress = u
     recording = Recording()
     result = engine.restore(seen.frames, progress, unseen if job.recording is None else recording)
     with Together(overwrite=job.overwrite) as files:
-        for path, data in zip(
-            job.kernel, kernel_files.kernel_files(result.kernel, job.folder / "kernel").values(), strict=True
-        ):
-            files.add(data, path)
-        for path, data in zip(job.tilt, _tilt_files(result, seen), strict=True):
+        *paths, restored = job.named
+        kernel = kernel_files.kernel_files(result.kernel, job.folder / "kernel").values()
+        for path, data in zip(paths, (*kernel, *_tilt_files(result, seen)), strict=True):
             files.add(data, path)
         if job.stabilised is not None:
             files.add(_stabilised(result, seen, job.stabilised.suffix.lower(), progress), job.stabilised)
         if job.recording is not None:
             files.add(recording.gif(), job.recording)
-        files.add(encoding.encode(seen.like.with_pixels(result.image), ".png"), job.restored)
+        files.add(encoding.encode(seen.like.with_pixels(result.image), ".png"), restored)
     return _outcome(job, seen, result)
 
 
@@ -187,16 +177,16 @@ def _refuse_collisions(job: SequenceJob) -> None:
 
 def _outcome(job: SequenceJob, seen: sequence.Film, result: "SequenceResult") -> SequenceOutcome:
     lengths = np.hypot(result.tilts[:, 0], result.tilts[:, 1])
-    outcome = told(result)
+    kernel_preview, kernel, tilt_preview, tilt, restored = job.named
     return SequenceOutcome(
         input=job.name,
-        restored=job.restored,
-        kernel_preview=job.kernel[0],
-        kernel=job.kernel[1],
+        restored=restored,
+        kernel_preview=kernel_preview,
+        kernel=kernel,
         recording=job.recording,
-        **outcome | {"warnings": (*seen.warnings, *result.warnings)},
-        tilt_preview=job.tilt[0],
-        tilt=job.tilt[1],
+        **told(result) | {"warnings": (*seen.warnings, *result.warnings)},
+        tilt_preview=tilt_preview,
+        tilt=tilt,
         stabilised=job.stabilised,
         frames=len(seen.frames),
         left_out=seen.left_out,

@@ -222,14 +222,9 @@ def restore_parcel(engine: "Engine", parcel: Parcel) -> tuple[PhotoOutcome, list
 
 
 def produce(engine: "Engine", job: Job, data: bytes, add: Add, progress: Progress = unheard) -> PhotoOutcome:
-    """Restore a photo from the bytes of its file, hand over those of each result, and return what became of it.
+    """Restore a photo from the bytes of its file, hand those of each result to `add`, and return what became of it.
 
-    Args:
-        engine: that restores it.
-        job: what is made of it.
-        data: the bytes of its file.
-        add: given the bytes of each result, the restored photo last.
-        progress: told of its stages.
+    The restored photo is handed over last.
     """
     from blinddeblur.pictures.evolution import Recording
 

@@ -31,11 +31,7 @@ LOG_HEADER = "step,minutes,loss,learning_rate\n"
 
 
 class PriorFolder:
-    """A folder that belongs to one training at a time.
-
-    Args:
-        path: the folder; made when it is opened.
-    """
+    """A folder that belongs to one training at a time; it is made when it is opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
