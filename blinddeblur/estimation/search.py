@@ -39,7 +39,6 @@ def estimate(
     """The kernel of a grey photo, (K, K), and what speaks for it.
 
     Args:
-        denoise: the image prior.
         kernel_prior: conditioned, p(k | y).
         y: (1, 1, H, W), the measurement.
         sigma: standard deviation of its noise, in image units.

@@ -68,7 +68,6 @@ def sample(
         tiles: rectangles of y, each with a diffusion of its own, that share the kernel; by default one, all of y.
         tile_shape: sides of the images the network takes, for one of fixed size; at least a tile and the border.
         generator: of all randomness, on the CPU.
-        callback: told of every step.
         alpha_bar: (T,), the schedule both priors were trained on; by default the linear one.
 
     Returns:

@@ -62,7 +62,6 @@ def sample(
         image_side, tilt_side: of the only images and fields that a network of fixed size takes: at least
             `sides(height, width, kernel_size, unit)`, for the tilt at least the frame and K - 1.
         generator: of all randomness, on the CPU.
-        callback: told of every step.
         alpha_bar: (T,), the schedule the priors were trained on; by default the linear one.
 
     Raises:

@@ -37,13 +37,11 @@ def estimate(
     """The kernel (K, K), refined together with the image.
 
     Args:
-        denoise: the image prior.
         y: the measurement, (1, C, H, W).
         kernel: (K, K), the first guess.
         sigma: standard deviation of the noise of y, in image units.
         steps: number of noise levels.
         generator: of the injected noise, on the CPU.
-        callback: told of every step.
     """
     x, error = first_image(denoise, y, Blur.uniform(kernel), sigma)
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):

@@ -46,7 +46,6 @@ def estimate(
     """Refine the image, the blur that the frames share and the tilts of all frames together.
 
     Args:
-        denoise: the image prior.
         frames: N of (1, 1, H, W).
         tilts: (N, 2, h, w), where they start.
         weights: (N,), not negative, how much each frame counts; they sum to 1.
@@ -55,7 +54,6 @@ def estimate(
         sigma: standard deviation of the noise of a frame.
         steps: number of noise levels.
         generator: of the injected noise, on the CPU.
-        callback: told of every step.
 
     Returns:
         the kernel (K, K) of the blur, and tilts as `registration.register` has them. The image follows from both.
