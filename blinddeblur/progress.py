@@ -1,5 +1,6 @@
 """What those who wait are told: how far the work is, and what it has come to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -8,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Told how far the work is: the name of the stage, steps done, and steps in all where that is known."""
+    """Whatever is told how far the work is: the name of the stage, steps done, and steps in all where that is known."""
 
     def __call__(self, stage: str, done: int, total: int | None, /) -> None: ...
 
@@ -30,9 +31,22 @@ class Step:
     kernel: "Tensor"
 
 
+Callback = Callable[[Step], None]  # is told of every step
+
+
 def unheard(stage: str, done: int, total: int | None) -> None:
     """The Progress of those who do not wait."""
 
 
 def unseen(step: Step) -> None:
     """The callback of those who do not watch."""
+
+
+def both(stage: str, progress: Progress, callback: Callback) -> Callback:
+    """A callback that also tells how far this stage is."""
+
+    def report(step: Step) -> None:
+        progress(stage, step.index + 1, step.total)
+        callback(step)
+
+    return report

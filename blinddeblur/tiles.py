@@ -72,14 +72,13 @@ class Tiling:
         return grid(height, width, self.side, self.overlap)
 
     def bands(self, height: int, width: int, work: Callable[[int, Tile], Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """The image that `work` makes tile by tile, as `bands` yields it.
+        """The image that `work`, which knows what is done there, makes tile by tile, as `bands` yields it.
 
         Args:
             height, width: of the image.
             work: makes (1, C, h, w) of a tile, given the number of the tile that it is, or is a part of.
 
-        Raises:
-            EstimationError: the memory does not even suffice for tiles that consist of little but overlap.
+        Raises EstimationError where memory does not even suffice for tiles that consist of little but overlap.
         """
         tiles = self.tiles(height, width)
         pieces = ((tile, self._attempt(tile, partial(work, index))) for index, tile in enumerate(tiles))
@@ -109,7 +108,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def blend(pieces: Iterable[tuple[Tile, Tensor]], height: int, width: int, rim: int = 0) -> Tensor:
-    """One image (1, C, height, width) of restored tiles: see `bands`."""
+    """One image (B, C, height, width) of restored tiles: see `bands`."""
     finished = [band for _, band in bands(pieces, height, width, rim)]
     if not finished:
         raise ValueError("there are no tiles to blend")
@@ -122,19 +121,19 @@ def bands(pieces: Iterable[tuple[Tile, Tensor]], height: int, width: int, rim: i
     No more of it is held than the tiles of one row.
 
     Args:
-        pieces: tiles with their pixels (1, C, h, w), row by row; together they cover the image.
+        pieces: tiles with their pixels (B, C, h, w), row by row; together they cover the image.
         height, width: of the image.
         rim: pixels along a tile's edge inside the image that count for nothing, because the tile knew too little
             there; less than half of the overlap.
 
     Yields:
-        the first row and the pixels (1, C, h, width) of each band, from top to bottom.
+        the first row and the pixels (B, C, h, width) of each band, from top to bottom.
     """
     top = 0
     total = weights = torch.empty(0)
     for tile, pixels in pieces:
         if not total.numel():
-            total = pixels.new_zeros(1, pixels.shape[1], tile.height, width)
+            total = pixels.new_zeros(*pixels.shape[:2], tile.height, width)
             weights = pixels.new_zeros(1, 1, tile.height, width)
         if done := tile.top - top:
             yield top, total[..., :done, :] / weights[..., :done, :]

@@ -16,8 +16,7 @@ from blinddeblur.physics import kernels
 def given_kernel(kernel: NDArray[Any], photo: Pixels) -> Tensor:
     """A kernel of the user's as (K, K) on the device, square, odd and normalised.
 
-    Raises:
-        KernelError: it is no table of numbers, or too large for the photo.
+    Raises KernelError where it is no table of numbers, or too large for the photo.
     """
     values = torch.from_numpy(np.asarray(kernel, dtype=np.float32))
     if values.ndim != 2 or not torch.isfinite(values).all() or not values.clamp_min(0).sum() > 0:
@@ -30,11 +29,6 @@ def given_kernel(kernel: NDArray[Any], photo: Pixels) -> Tensor:
     if size > limit:
         raise KernelError(f"The kernel has {rows}x{columns} pixels, too many for this photo: at most {limit} fit.")
     return kernels.normalise(square).to(photo.device)
-
-
-def no_blur(photo: Pixels) -> Tensor:
-    """The kernel (1, 1) of a photo that is sharp."""
-    return torch.ones(1, 1, device=photo.device)
 
 
 def checked_size(size: int | None, photo: Pixels) -> int | None:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blinddeblur.devices import find_device
-from blinddeblur.engine import doubts, forecast, uncertainty
+from blinddeblur.engine import doubts, forecast
 from blinddeblur.engine.crops import asked_region, informative_crop, informative_regions
-from blinddeblur.engine.known_kernel import checked_size, given_kernel, no_blur
+from blinddeblur.engine.known_kernel import checked_size, given_kernel
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.engine.result import Result
-from blinddeblur.engine.tiled import TiledRestoration, denoiser
+from blinddeblur.engine.tiled import TiledRestoration
 from blinddeblur.estimation import search, varying
 from blinddeblur.estimation.judging import Estimate
 from blinddeblur.estimation.noise import estimate_sigma
@@ -31,19 +31,17 @@ from blinddeblur.physics.convolution import Blur
 from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.loading import load_prior
-from blinddeblur.progress import Progress, Step, unheard, unseen
+from blinddeblur.progress import Callback, Progress, Step, both, unheard, unseen
 from blinddeblur.samplers import blinddps, fast, posterior, white_noise
 from blinddeblur.samplers.deblurring import residual
-from blinddeblur.samplers.schedule import Denoiser, Diffusion
+from blinddeblur.samplers.schedule import Diffusion
 from blinddeblur.settings import LARGEST_PRIOR_KERNEL, Settings
 from blinddeblur.tiles import Tile, grid
 
-ESTIMATION_SIDE = 448  # pixels of the crop the kernel is estimated on: more costs time and adds little
+ESTIMATION_SIDE = 448  # pixels a side of the crop that the kernel is estimated on: more takes time
 VARYING_SIDE = 224  # pixels of the regions that kernels which differ are looked for in
 VARYING_ROWS, VARYING_COLUMNS = 3, 4  # regions, however large the photo is
 LEAST_VARYING_SIDE = 400  # pixels of a photo's shorter side: in a smaller one regions would be the same
-
-Callback = Callable[[Step], None]
 
 
 class _Found(NamedTuple):
@@ -55,6 +53,7 @@ class _Found(NamedTuple):
     sharp: bool = False
     estimate: Estimate | None = None
     varying: KernelMap | None = None
+    where: Tile | None = None  # the kernel was estimated
 
 
 @dataclass
@@ -64,8 +63,8 @@ class Engine:
     Attributes:
         settings: of the restoration.
         estimation_side: of the square that the kernel is estimated on, in pixels.
-        find_varying: looks for kernels that differ over the photo, called as `varying.estimate` is;
-        least_varying_side: in photos whose shorter side has so many pixels.
+        find_varying: looks for kernels that differ over the photo, called as `varying.estimate` is.
+        least_varying_side: shorter side of a photo, in pixels, from which on these are looked for.
         sample_steps: noise levels of each sample of the posterior.
 
     Raises:
@@ -103,7 +102,6 @@ class Engine:
 
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3): sRGB-encoded, uint8, uint16 or floating point in [0, 1].
-            progress: told how far the work is.
             callback: told of every step of the sampler, with tensors, and of what was before (index -1: the photo) and
                 after. blinddps shows the whole photo, fast the crop that tells most: grey during the diffusion, in
                 colour before and after. With a kernel that is given it is the restoration of the middle tile.
@@ -111,6 +109,7 @@ class Engine:
                 large photo need much memory.
 
         Raises:
+            UsageError: a crop that reaches beyond the photo, or tiles that are too small for the blur.
             PhotoError: an array that is no photo, or too small.
             KernelError: the kernel does not fit into the photo.
             EstimationError: no usable answer came out.
@@ -125,7 +124,7 @@ class Engine:
             if settings.traits.joint:
                 found = self._jointly(photo, sigma, progress, callback)
             elif self._looks_sharp(patches, sigma):
-                found = _Found(photo, no_blur(photo), sharp=True)
+                found = _Found(photo, torch.ones(1, 1, device=self.device), sharp=True)
                 callback(Step(-1, 1, photo.whole(), found.kernel))
             elif settings.kernel is not None:
                 kernel = given_kernel(settings.kernel, photo)
@@ -169,20 +168,21 @@ class Engine:
 
     def _blindly(self, photo: Pixels, sigma: float, progress: Progress, callback: Callback) -> _Found:
         """The kernel first, with it the photo."""
-        estimate, crop = self._kernel(photo, sigma, progress, callback)
-        found = _Found(photo, estimate.kernel, sharp=float(estimate.kernel.max()) > NO_BLUR, estimate=estimate)
-        if not found.sharp:
+        where = self._where(photo)
+        estimate = self._kernel(photo, where, sigma, progress, callback)
+        sharp = float(estimate.kernel.max()) > NO_BLUR
+        found = _Found(photo, estimate.kernel, sharp=sharp, estimate=estimate, where=where)
+        if not sharp:
             estimate, kernel_map = self._kernel_map(photo, estimate, sigma, progress)
             noise = math.hypot(sigma, estimate.error)
             restored, rest = self.tiled.restore(photo, kernel_map or KernelMap.uniform(found.kernel), noise, progress)
-            found = _Found(restored, found.kernel, rest, False, estimate, kernel_map)
+            found = _Found(restored, found.kernel, rest, sharp, estimate, kernel_map, where)
         steps = self.settings.effective_steps
-        callback(Step(steps, steps, found.restored.of(crop), found.kernel))
+        callback(Step(steps, steps, found.restored.of(where), found.kernel))
         return found
 
-    def _kernel(self, photo: Pixels, sigma: float, progress: Progress, callback: Callback) -> tuple[Estimate, Tile]:
-        """The kernel, estimated on the crop of the photo that tells most, and that crop."""
-        where, crop, grey_sigma = self._estimation_crop(photo, sigma)
+    def _kernel(self, photo: Pixels, where: Tile, sigma: float, progress: Progress, callback: Callback) -> Estimate:
+        """The kernel, estimated on a part of the photo."""
         progress("first kernel", 0, 1)
 
         def report(step: Step) -> None:
@@ -192,12 +192,16 @@ class Engine:
                 progress("kernel", step.index + 1, step.total)
             callback(step)
 
-        def given(grey: Tensor, noise: float) -> Denoiser:
-            return self.kernel_prior.given(grey, noise).denoise
-
-        size = checked_size(self.settings.kernel_size, photo)
-        steps, generator = self.settings.kernel_steps, torch.Generator().manual_seed(self.settings.seed)
-        return search.estimate(denoiser(self.prior), given, crop, grey_sigma, size, steps, generator, report), where
+        return search.estimate(
+            self.prior.denoise,
+            self.kernel_prior,
+            self.tiled.measurement(photo, where).grey(),
+            sigma / photo.channels**0.5,
+            checked_size(self.settings.kernel_size, photo),
+            self.settings.kernel_steps,
+            torch.Generator().manual_seed(self.settings.seed),
+            report,
+        )
 
     def _kernel_map(
         self, photo: Pixels, estimate: Estimate, sigma: float, progress: Progress
@@ -209,7 +213,7 @@ class Engine:
             return estimate, None
         regions = informative_regions(photo, VARYING_ROWS, VARYING_COLUMNS, VARYING_SIDE)
         return self.find_varying(
-            denoiser(self.prior),
+            self.prior.denoise,
             [self.tiled.measurement(photo, region).grey() for region in regions],
             [(region.top + region.height / 2, region.left + region.width / 2) for region in regions],
             (photo.height, photo.width),
@@ -219,11 +223,10 @@ class Engine:
             lambda done, total: progress("varying kernels", done, total),
         )
 
-    def _estimation_crop(self, photo: Pixels, sigma: float) -> tuple[Tile, Measurement, float]:
-        """Where the kernel is estimated, the measurement there in grey, (1, 1, h, w), and the sigma of that."""
+    def _where(self, photo: Pixels) -> Tile:
+        """Where the kernel is estimated: the square that tells most of it, in the part that was asked for."""
         crop = self.settings.crop
-        where = informative_crop(photo, self.estimation_side, None if crop is None else asked_region(crop, photo))
-        return where, self.tiled.measurement(photo, where).grey(), sigma / photo.channels**0.5
+        return informative_crop(photo, self.estimation_side, None if crop is None else asked_region(crop, photo))
 
     def _uncertainty(
         self,
@@ -233,40 +236,29 @@ class Engine:
         progress: Progress,
         keep: Callable[[int, NDArray[Any]], None],
     ) -> NDArray[np.float32]:
+        """The map of errors to be expected, from samples of the posterior, which are handed over one by one."""
+        number, estimate, values = self.settings.samples, found.estimate, found.restored.values()
+        noise, confidence = (math.hypot(sigma, estimate.error), estimate.confidence) if estimate else (sigma, None)
+        spread = np.zeros_like(values)
+        for index in range(number):
+            kernel_map = self._kernels_of_sample(photo, found, sigma, index)
+            drawn = self.tiled.sample(photo, kernel_map, noise, index, self.sample_steps, progress)
+            spread += np.square(drawn.values() - values) / number
+            keep(index, drawn.array)
+        squares, image = (torch.from_numpy(v.transpose(2, 0, 1))[None] for v in (spread, values))
+        return photo.shaped(posterior.uncertainty(squares, image, confidence)[0])
+
+    def _kernels_of_sample(self, photo: Pixels, found: _Found, sigma: float, index: int) -> KernelMap:
         """Where a single kernel was estimated, each sample has one of its own, refined once more with other noise."""
-        settings, estimate, kernel = self.settings, found.estimate, found.kernel
-        alone = estimate is not None and found.varying is None
-        if alone:
-            _, crop, grey_sigma = self._estimation_crop(photo, sigma)
-
-        def kernels_of(index: int, report: Callable[[int], None]) -> KernelMap:
-            if not alone:
-                return found.varying or KernelMap.uniform(kernel)
-            generator = torch.Generator().manual_seed(white_noise.seed(settings.seed, index))
-            refined = fast.estimate(
-                denoiser(self.prior),
-                crop,
-                kernel,
-                grey_sigma,
-                settings.effective_steps,
-                generator,
-                lambda step: report(step.index + 1),
-            )
-            # Aligned, since else the shift that nothing tells would count as uncertainty.
-            return KernelMap.uniform(kernels.aligned(refined, kernel))
-
-        return uncertainty.draw_samples(
-            self.tiled,
-            photo,
-            found.restored,
-            kernels_of,
-            settings.effective_steps if alone else 0,
-            math.hypot(sigma, estimate.error) if estimate else sigma,
-            estimate.confidence if estimate else None,
-            progress,
-            keep,
-            self.sample_steps,
+        if found.where is None or found.varying:
+            return found.varying or KernelMap.uniform(found.kernel)
+        settings, crop = self.settings, self.tiled.measurement(photo, found.where).grey()
+        generator = torch.Generator().manual_seed(white_noise.seed(settings.seed, index))
+        refined = fast.estimate(
+            self.prior.denoise, crop, found.kernel, sigma / photo.channels**0.5, settings.effective_steps, generator
         )
+        # Aligned, since else the shift that nothing tells would count as uncertainty.
+        return KernelMap.uniform(kernels.aligned(refined, found.kernel))
 
     def _jointly(self, photo: Pixels, sigma: float, progress: Progress, callback: Callback) -> _Found:
         """Image and kernel together: the paper's method."""
@@ -274,10 +266,6 @@ class Engine:
         fitting = min(LARGEST_PRIOR_KERNEL, kernels.largest((photo.height, photo.width)))
         size = checked_size(settings.kernel_size, photo) or fitting
         side = (settings.tile or settings.traits.tile) if fixed is None else fixed - (size - 1)
-
-        def report(step: Step) -> None:
-            progress(settings.method, step.index + 1, step.total)
-            callback(step)
 
         steps = settings.effective_steps
         callback(Step(-1, steps, y, y.new_zeros(size, size)))
@@ -291,7 +279,7 @@ class Engine:
             tiles=grid(photo.height, photo.width, side, overlap=side // 4),
             tile_shape=None if fixed is None else (fixed, fixed),
             generator=torch.Generator().manual_seed(settings.seed),
-            callback=report,
+            callback=both(settings.method, progress, callback),
         )
         callback(Step(steps, steps, image, kernel))
         restored = photo.like()
@@ -301,8 +289,8 @@ class Engine:
     def _kernel_diffusion(self, photo: Pixels, sigma: float) -> Diffusion | None:
         """What the paper's method believes of the kernel; None for nothing."""
         if self.settings.conditioned:
-            _, crop, grey_sigma = self._estimation_crop(photo, sigma)
-            return self.kernel_prior.given(crop.y, grey_sigma).predict
+            crop = self.tiled.measurement(photo, self._where(photo)).grey()
+            return self.kernel_prior.given(crop.y, sigma / photo.channels**0.5).predict
         return None if self.settings.kernel_prior == "uniform" else self.kernel_prior.predict
 
 
@@ -312,14 +300,10 @@ def restore(image: NDArray[Any], progress: Progress = unheard, **options: Any) -
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3): sRGB-encoded, uint8, uint16 or floating point in [0, 1].
         progress: told how far the work is.
-        options: the fields of Settings: method, prior, kernel_prior, steps, kernel_size, kernel, sigma, linear, device,
-            seed, samples.
+        options: the fields of Settings.
 
-    Returns:
-        Result, its image in the shape and type of what was given.
-
-    Raises:
-        BlindDeblurError: one of its kinds; see blinddeblur.errors.
+    The image of the result has the shape and type of what was given. Raises a BlindDeblurError, of one of the kinds in
+    blinddeblur.errors, where no result comes out.
 
     Example:
         >>> result = blinddeblur.restore(cv2.imread("photo.jpg")[..., ::-1])  # doctest: +SKIP

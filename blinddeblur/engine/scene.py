@@ -5,7 +5,7 @@ share it.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -18,10 +18,10 @@ from blinddeblur.devices import find_device
 from blinddeblur.engine import doubts
 from blinddeblur.engine.crops import informative_crop
 from blinddeblur.engine.frames import Frames, Grey
-from blinddeblur.engine.known_kernel import given_kernel, no_blur
+from blinddeblur.engine.known_kernel import given_kernel
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.engine.result import SequenceResult
-from blinddeblur.engine.tiled import TiledRestoration, denoiser
+from blinddeblur.engine.tiled import TiledRestoration
 from blinddeblur.errors import UsageError
 from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.estimation.sharpness import NO_BLUR, is_sharp
@@ -32,7 +32,7 @@ from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.tilt import warp
 from blinddeblur.priors.kolmogorov import CORRELATION_LENGTH, NETWORK_UNIT, TYPICAL_STRENGTH, KolmogorovTilt
 from blinddeblur.priors.loading import load_prior
-from blinddeblur.progress import Progress, Step, unheard, unseen
+from blinddeblur.progress import Callback, Progress, Step, both, unheard, unseen
 from blinddeblur.samplers import blinddps_turbulence
 from blinddeblur.settings import SequenceSettings, Settings
 from blinddeblur.tiles import Tile, evenly
@@ -41,11 +41,9 @@ from blinddeblur.turbulence.tilt_step import CELL
 
 STRENGTH = 5.0  # D / r0 that many frames are expected to show: more than most do, so that no field is held back
 FEW_FRAMES = 3  # frames from which on noise shows in how they differ; blur that differs adds up to a tenth to it
-HIDDEN = 1.5  # times what a single frame shows, from which on a codec has hidden noise there
+HIDDEN = 1.5  # times the noise of a single frame that frames must differ by before a codec is held to have hidden it
 NOISE_FRAMES = 5  # frames whose noise stands for that of all
-ESTIMATION_SIDE = 512  # pixels of the part of large frames on which the blur is estimated
-
-Callback = Callable[[Step], None]
+ESTIMATION_SIDE = 512  # pixels a side of the part of large frames on which the blur is estimated
 
 
 class _Found(NamedTuple):
@@ -102,7 +100,6 @@ class TurbulenceEngine:
         Args:
             frames: N of (H, W), (H, W, 1) or (H, W, 3), in the order of time: sRGB-encoded, uint8, uint16 or floating
                 point in [0, 1], all of one shape and type.
-            progress: told how far the work is.
             callback: told of every step of the sampler, with tensors, and of what was before (index -1) and after; of
                 large frames it shows the part that tells most.
 
@@ -168,7 +165,7 @@ class TurbulenceEngine:
         first, kernel = _pixels(seen[0]), self.settings.kernel
         if kernel is None and not (len(seen) == 1 and is_sharp(seen[0], sigma)):
             return round_blurs(min(SIZE, kernels.largest((seen.height, seen.width))), self.device)
-        known = no_blur(first) if kernel is None else given_kernel(kernel, first)
+        known = torch.ones(1, 1, device=self.device) if kernel is None else given_kernel(kernel, first)
         return Blurs(known[None], known.new_zeros(1))
 
     def _telling_part(self, seen: Frames) -> Tile:
@@ -189,16 +186,11 @@ class TurbulenceEngine:
         callback: Callback,
     ) -> tuple[Tensor, Tensor]:
         """The kernel and better tilts; of large frames only the kernel, on a part of them."""
-        settings, steps = self.settings, self.settings.effective_steps
-
-        def report(step: Step) -> None:
-            progress("tilt and blur", step.index + 1, step.total)
-            callback(step)
-
+        steps = self.settings.effective_steps
         callback(Step(-1, steps, part.of(seen[0]), torch.zeros_like(blurs.kernels[0])))
         cells = Tile(part.top // CELL, part.left // CELL, -(-part.height // CELL), -(-part.width // CELL))
         kernel, better = refinement.estimate(
-            denoiser(self.prior),
+            self.prior.denoise,
             Grey(seen, part),
             cells.of(tilts),
             weights,
@@ -206,8 +198,8 @@ class TurbulenceEngine:
             prior,
             noise,
             steps,
-            torch.Generator().manual_seed(settings.seed),
-            report,
+            torch.Generator().manual_seed(self.settings.seed),
+            both("tilt and blur", progress, callback),
         )
         whole = (part.height, part.width) == (seen.height, seen.width)
         return kernel, better if whole else tilts
@@ -232,11 +224,6 @@ class TurbulenceEngine:
                     f"these priors; this one has {width}x{height}. Cut a part out, or choose the method fast."
                 )
         y, steps = seen[0], settings.effective_steps
-
-        def report(step: Step) -> None:
-            progress(settings.method, step.index + 1, step.total)
-            callback(step)
-
         callback(Step(-1, steps, y, y.new_zeros(size, size)))
         found = blinddps_turbulence.sample(
             self.prior.predict,
@@ -249,7 +236,7 @@ class TurbulenceEngine:
             image_side=image_side,
             tilt_side=tilt_side,
             generator=torch.Generator().manual_seed(settings.seed),
-            callback=report,
+            callback=both(settings.method, progress, callback),
         )
         image = found.image.mean(dim=1, keepdim=True) if seen.channels == 1 else found.image
         callback(Step(steps, steps, image, found.kernel))
@@ -263,8 +250,8 @@ def stabilised(frame: NDArray[Any], tilt: NDArray[np.float32], spacing: int) -> 
 
     Args:
         frame: as TurbulenceEngine.restore takes it.
-        tilt: (2, h, w), of SequenceResult.tilts.
-        spacing: of SequenceResult.
+        tilt: (2, h, w), one of SequenceResult.tilts.
+        spacing: as in SequenceResult.
     """
     photo = Pixels(frame, torch.device("cpu"))
     still = photo.like()

@@ -24,11 +24,11 @@ LIT = 0.05  # of the maximum: more is part of the kernel
 # to .80 on Kodak's under random kernels and to .85 on Levin's, neither of which it was fitted to (RESULTS.md).
 CONFIDENCE = (3.3, -0.81, -0.41)
 
-# Good kernels of camera shake have a confidence from .66 up, and are best restored as if they were true; with wrong
-# ones at .6 an error of .03 gains 2 dB, at .5 and less one of .1 (RESULTS.md).
-DOUBTED = 0.66
-ERROR = 0.5  # for each unit of confidence below DOUBTED
-WORST = 0.2  # below DOUBTED, from where on less confidence adds nothing
+DOUBTED = 0.66  # confidence from which on a kernel is taken as true: good ones of camera shake have more (RESULTS.md)
+# Standard deviation, in image units, that each unit of confidence below DOUBTED adds to the noise: with wrong kernels
+# at .6 an error of .03 gains 2 dB, at .5 and less one of .1 (RESULTS.md).
+ERROR = 0.5
+WORST = 0.2  # units of confidence below DOUBTED beyond which no more is added
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,6 @@ def judge(denoise: Denoiser, y: Measurement, kernel: Tensor, sigma: float) -> Es
         log p(y, x | k) = - |y - k * x|^2 / (2 s^2) - (2 / a) log mean |grad x|^a.
 
     Args:
-        denoise: the image prior.
         y: the measurement, (1, C, H, W).
         kernel: (K, K).
         sigma: standard deviation of the noise of y.

@@ -25,22 +25,21 @@ FINE = ORDER >= 9  # 21 of the 64
 BLOCKS = 20_000  # looked at, at most, evenly spread over the photo: more cost time and tell no more
 CALMEST = 64  # blocks measured, of each group: sigma to 3 %
 GROUPS = 5  # of brightness, with the same number of blocks: a sensor's noise depends on it
-# Energy of middle details against fine ones, in the calmest blocks: 1 for noise, 1.5 to 2.4 for texture.
-WHITE = 1.25
+WHITE = 1.25  # energy of middle details against fine ones in the calmest blocks: 1 for noise, 1.5 to 2.4 for texture
 STEEP = 2.5  # energy of middle details against fine ones, of noise that enlarging or smoothing made coarse
 HALVED = 2  # of the variance of coarse noise, what the mean of 2 x 2 pixels loses
-LUMA = (0.299, 0.587, 0.114)  # of R, G and B
-CHROMA = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # blue and red
-SHARES = (1.086, 0.825)  # of the variance of each in the mean over R, G and B, by the inverse of these weights
+LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in Y (JFIF)
+CHROMA = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # weights of R, G and B in Cb and in Cr (JFIF)
+# Of the variance of Cb and of Cr in the mean over R, G and B: (1.772^2 + 0.344^2) / 3 and (1.402^2 + 0.714^2) / 3.
+SHARES = (1.086, 0.825)
 KEPT = (5 + 3 * torch.cos(math.pi / SIDE * torch.arange(SIDE))) / 8  # of variance at each frequency, in `_doubled`
 # Levels by which enlarging half a chroma plane misses it, in the median: 0.27 at most where JPEG had halved it. Where
 # it had not, 3.5 as a rule under noise of 10 levels or more, but as little in smooth or clipped photos: there the
 # number of coefficients decides.
 SAME = 0.3
-# Of the steps 6 to 7 % come out wrong, for LATTICE from 0.2 to 0.4, ZERO from 2 to 3 and FEW from 20 to 40 alike.
-LATTICE = 0.3  # fit of the right step: 0.5 for one of 2, more for longer ones; 0.2 at most where the step is 1
-ZERO = 2.5  # sizes that rounding can give to what was zero
-FEW = 20  # sizes beyond zero tell no step with fewer than a third of this
+LATTICE = 0.3  # fit of the right step: .5 for one of 2, more for longer ones; .2 at most for 1; .2 to .4 err alike
+ZERO = 2.5  # levels that rounding can give to what was zero; with 2 to 3 as many steps come out wrong, 6 to 7 %
+FEW = 20  # sizes beyond zero tell no step with fewer than a third of this; 20 to 40 err alike
 LEAD = 1.5  # zeros by which the origin of JPEG's blocks beats the next best: 3.7 or more, else 0.4 at most
 
 

@@ -62,7 +62,6 @@ def estimate(
     """The kernels of a photo whose camera turned; the single one and None where nothing says that it did.
 
     Args:
-        denoise: the image prior.
         regions: parts of the photo, grey, (1, 1, h, w) each, all of the same size.
         centres: rows and columns of their middles in the photo.
         frame: height and width of the photo.

@@ -12,11 +12,10 @@ from torch import Tensor
 
 CLIPPED = (1.5 / 255, 253.5 / 255)  # pixels outside have lost their noise
 
-# sRGB (IEC 61966-2-1): light is x / 12.92 up to the KNEE, ((x + 0.055) / 1.055)^2.4 above.
-KNEE = 0.04045
-TOE = 12.92
-OFFSET = 0.055
-GAMMA = 2.4
+KNEE = 0.04045  # of sRGB (IEC 61966-2-1): linear below, a power above, ((x + OFFSET) / (1 + OFFSET))^GAMMA
+TOE = 12.92  # sRGB over light below the knee
+OFFSET = 0.055  # added to sRGB before the power
+GAMMA = 2.4  # exponent above the knee
 
 
 @dataclass(frozen=True)

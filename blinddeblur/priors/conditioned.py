@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blinddeblur.errors import UsageError
 from blinddeblur.priors.compact import CompactUNet, UNet
 
 SIDE = 64  # of the kernel's array; its middle lies at index 32
@@ -81,37 +80,6 @@ class ConditionedKernelUNet(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, features: Tensor) -> Tensor:
         """(B, 1, 64, 64) with noise of standard deviation sigma (B,), and features -> the kernel without noise."""
         return self.denoiser(x, sigma, features)
-
-
-class KernelGivenPhoto(nn.Module):
-    """The denoiser D(k, sigma | y) of one photo, or of several: a conditioned network with what it has seen in them.
-
-    Args:
-        network: the conditioned denoiser.
-        features: of the photos, (B, estimates + 1, 64, 64).
-    """
-
-    def __init__(self, network: ConditionedKernelUNet, features: Tensor) -> None:
-        super().__init__()
-        self.network, self.features = network, features
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The kernels without noise.
-
-        Args:
-            x: (N, 1, 64, 64), in [0, 1] but for its noise. N is any number for one photo, else one kernel for each.
-            sigma: (N,), standard deviation of the noise.
-
-        Raises:
-            UsageError: another shape, or another number of kernels than of photos.
-        """
-        if x.shape[1:] != (1, SIDE, SIDE) or len(self.features) not in (1, len(x)):
-            raise UsageError(
-                f"Kernels of shape {tuple(x.shape)} do not fit: this prior takes (N, 1, {SIDE}, {SIDE}), where N is "
-                f"the number of photos it was given, {len(self.features)}; after a single photo it is any number."
-            )
-        denoised: Tensor = self.network(x, sigma, self.features.expand(len(x), -1, -1, -1))
-        return denoised
 
 
 def _power(spectrum: Tensor) -> Tensor:

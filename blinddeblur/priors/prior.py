@@ -4,11 +4,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from blinddeblur.errors import EstimationError, UsageError
 from blinddeblur.priors.compact import CompactUNet
-from blinddeblur.priors.conditioned import SIDE, ConditionedKernelUNet, KernelGivenPhoto
+from blinddeblur.priors.conditioned import SIDE, ConditionedKernelUNet
 from blinddeblur.priors.guided_diffusion import GuidedDiffusion
+from blinddeblur.tiles import blend, grid
+
+OVERLAP = 64  # pixels of neighbouring tiles, where a network of fixed size sees an image in tiles
 
 Network = CompactUNet | ConditionedKernelUNet | GuidedDiffusion
 
@@ -23,17 +27,19 @@ class Prior:
         network: D(x, sigma) -> x0, x (B, C, H, W) in [0, 1] and sigma (B,). That of a conditioned prior denoises only
             after `given`.
         channels: C.
-        image_size: the only side (in pixels) of the images it can be trusted with; None means any.
+        image_size: the only side (in pixels) of the images that the network can be trusted with; None means any.
         half: whether the network's layers compute in bfloat16; what surrounds them stays in float32.
+        features: what a conditioned network has seen in one photo, or in several; None for none.
     """
 
     name: str
     kind: str
     checksum: str | None
-    network: Network | KernelGivenPhoto
+    network: Network
     channels: int
     image_size: int | None
     half: bool = False
+    features: Tensor | None = None
 
     def given(self, y: Tensor, sigma: float | Tensor) -> "Prior":
         """A conditioned prior once it has seen the photo, p(k | y), which is a prior like any other.
@@ -45,10 +51,10 @@ class Prior:
                 Or (B, C, H, W): one for each of B kernels.
             sigma: standard deviation of its noise, in the same units; one number, or one for each photo (B,).
 
-        Raises:
-            UsageError: the prior is not conditioned, or has seen a photo already; or this is no photo, or too small.
+        Raises UsageError where the prior is not conditioned or has seen a photo already, and for what is no photo or
+        too small.
         """
-        if not isinstance(self.network, ConditionedKernelUNet):
+        if not isinstance(self.network, ConditionedKernelUNet) or self.features is not None:
             raise UsageError(f"The prior {self.name} takes no photo, or has been given one. Call denoise as it is.")
         if y.ndim != 4 or min(y.shape[-2:]) < SIDE:
             raise UsageError(
@@ -58,10 +64,12 @@ class Prior:
         level = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(len(y))
         with self._precision(y.device):
             features = self.network.features(y.mean(dim=1, keepdim=True), level)
-        return replace(self, network=KernelGivenPhoto(self.network, features))
+        return replace(self, features=features)
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The mean of the noise-free image given a noisy one, D(x0 + sigma n, sigma) -> x0.
+
+        A network of fixed size sees overlapping tiles of that size; a smaller image has its edges continued.
 
         Args:
             x: (B, C, H, W), noise-free in [0, 1]. A prior of colour images also takes grey ones (B, 1, H, W).
@@ -73,6 +81,9 @@ class Prior:
         """
         if x.ndim != 4 or x.shape[1] not in (1, self.channels):
             raise UsageError(f"The prior {self.name} takes (B, {self.channels}, H, W); this is {tuple(x.shape)}.")
+        side = self.image_size
+        if side is not None and self.features is None and x.shape[-2:] != (side, side):
+            return self._in_tiles(x, sigma, side)
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         x0 = self._network(x.expand(-1, self.channels, -1, -1), level)
         if not torch.isfinite(x0).all():
@@ -101,12 +112,30 @@ class Prior:
         x0 = self._network((x_t / alpha_bar**0.5 + 1) / 2, torch.full((len(x_t),), s / 2, device=x_t.device))
         return 2 * x0 - 1, None
 
+    def _in_tiles(self, x: Tensor, sigma: float | Tensor, side: int) -> Tensor:
+        height, width = x.shape[-2:]
+        padded = F.pad(x, (0, max(0, side - width), 0, max(0, side - height)), mode="replicate")
+        rows, columns = padded.shape[-2:]
+        tiles = grid(rows, columns, side, min(OVERLAP, side // 2))
+        return blend(((t, self.denoise(t.of(padded), sigma)) for t in tiles), rows, columns)[..., :height, :width]
+
     def _network(self, x: Tensor, sigma: Tensor) -> Tensor:
-        if isinstance(self.network, ConditionedKernelUNet):
-            raise UsageError(f"The prior {self.name} has to see the photo first: call given(y, sigma).denoise(...).")
         with self._precision(x.device):
-            x0: Tensor = self.network(x, sigma)
+            x0: Tensor = self.network(x, sigma, *self._features_for(x))
         return x0
+
+    def _features_for(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What a conditioned network is told besides: the features of the photo of each kernel."""
+        if not isinstance(self.network, ConditionedKernelUNet):
+            return ()
+        if self.features is None:
+            raise UsageError(f"The prior {self.name} has to see the photo first: call given(y, sigma).denoise(...).")
+        if x.shape[1:] != (1, SIDE, SIDE) or len(self.features) not in (1, len(x)):
+            raise UsageError(
+                f"Kernels of shape {tuple(x.shape)} do not fit: this prior takes (N, 1, {SIDE}, {SIDE}), where N is "
+                f"the number of photos it was given, {len(self.features)}; after a single photo it is any number."
+            )
+        return (self.features.expand(len(x), -1, -1, -1),)
 
     def _precision(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.half)

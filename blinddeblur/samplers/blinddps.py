@@ -8,7 +8,7 @@ The state is the paper's: x_t and k_t of the variance-preserving diffusion of 2 
 the residual is taken on [-1, 1], because the step size of the paper belongs to that scale.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur, extend, inner
-from blinddeblur.progress import Step, unseen
+from blinddeblur.progress import Callback, Step, unseen
 from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Estimates, Unknown, clipped
 from blinddeblur.samplers.parallel import sample as sample_together
 from blinddeblur.samplers.schedule import Diffusion
@@ -50,7 +50,7 @@ def sample(
     tiles: Sequence[Tile] | None = None,
     tile_shape: tuple[int, int] | None = None,
     generator: torch.Generator | None = None,
-    callback: Callable[[Step], None] = unseen,
+    callback: Callback = unseen,
     alpha_bar: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw image and kernel from their joint posterior.
@@ -68,7 +68,6 @@ def sample(
         tiles: rectangles of y, each with a diffusion of its own, that share the kernel; by default one, all of y.
         tile_shape: sides of the images the network takes, for one of fixed size; at least a tile and the border.
         generator: of all randomness, on the CPU.
-        callback: told of every step.
         alpha_bar: (T,), the schedule both priors were trained on; by default the linear one.
 
     Returns:

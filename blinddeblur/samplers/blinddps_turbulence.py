@@ -5,7 +5,6 @@ blurs. As in `blinddps`, the residual is taken on [-1, 1]; there is no sparsity 
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.tilt import warp
-from blinddeblur.progress import Step, unseen
+from blinddeblur.progress import Callback, Step, unseen
 from blinddeblur.samplers.inverse_problem import sample_posterior
 from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Estimates
 from blinddeblur.samplers.schedule import Diffusion
@@ -47,7 +46,7 @@ def sample(
     image_side: int | None = None,
     tilt_side: int | None = None,
     generator: torch.Generator | None = None,
-    callback: Callable[[Step], None] = unseen,
+    callback: Callback = unseen,
     alpha_bar: Tensor | None = None,
 ) -> ThroughTurbulence:
     """Draw image, kernel and tilt from their joint posterior.
@@ -63,7 +62,6 @@ def sample(
         image_side, tilt_side: of the only images and fields that a network of fixed size takes: at least
             `sides(height, width, kernel_size, unit)`, for the tilt at least the frame and K - 1.
         generator: of all randomness, on the CPU.
-        callback: told of every step.
         alpha_bar: (T,), the schedule the priors were trained on; by default the linear one.
 
     Raises:

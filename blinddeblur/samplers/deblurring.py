@@ -1,7 +1,6 @@
 """What every method is given that restores a photo whose blur is known, or is taken as known."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,15 +8,15 @@ from torch import Tensor
 
 from blinddeblur.physics.convolution import Blur, extend, inner
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.progress import Step, unseen
+from blinddeblur.progress import Callback, Step, unseen
 from blinddeblur.samplers.schedule import Denoiser, Predicts
 from blinddeblur.samplers.white_noise import white_noise
 
-# What a photo differs by from the blurred image is more than its noise: a kernel is never quite true, and compression
-# and resampling hide the noise but not the misfit. So many times the noise count, and at least so much: for kernels
-# that are taken as true, and for such as are still looked for. Chosen on Levin's photos and on Kodak's.
-TRUE_KERNEL = (1.5, 0.006)
-WRONG_KERNEL = (3.0, 0.01)
+# A photo differs from the blurred image by more than its noise: a kernel is never quite true, and compression and
+# resampling hide the noise but not the misfit. So many times the noise, and at least so much, in image units; chosen on
+# Levin's photos and on Kodak's.
+TRUE_KERNEL = (1.5, 0.006)  # under a kernel that is taken as true
+WRONG_KERNEL = (3.0, 0.01)  # under one that is still looked for
 
 
 def model_error(sigma: float, kernel: tuple[float, float] = TRUE_KERNEL) -> float:
@@ -28,7 +27,8 @@ def model_error(sigma: float, kernel: tuple[float, float] = TRUE_KERNEL) -> floa
 def residual(x: Tensor, y: Measurement, blur: Blur) -> float:
     """Root mean square of what an image (1, C, H, W), blurred again, leaves of the photo.
 
-    Over the part of the frame that the unseen border does not reach; more light than clipped pixels is no fault.
+    Only that part of the frame counts which the unseen border does not reach; more light than clipped pixels is no
+    fault.
     """
     explained = blur.cropped(blur.radius).of(y.light(x))
     seen = y.map(lambda pixels: inner(pixels, blur.radius, explained))
@@ -72,14 +72,14 @@ class Deblurring:
     steps: int | None = None
     key: tuple[int, ...] = (0,)
     place: tuple[int, int] = (0, 0)
-    callback: Callable[[Step], None] = unseen
+    callback: Callback = unseen
     error: float | None = None
     poisson: bool = False
     prior: ImagePrior | None = None
 
     @property
     def unexplained(self) -> float:
-        """The error that counts."""
+        """Standard deviation of all that y differs by from the blurred image: `error`, or that of a true kernel."""
         return model_error(self.sigma) if self.error is None else self.error
 
     def start(self) -> Tensor:

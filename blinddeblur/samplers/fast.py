@@ -7,15 +7,13 @@ with no blur kernel is the likeliest answer. The data steps are solved in closed
 current level goes into the image at every step: it is what lets the kernel leave a wrong first guess.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Blur, extend
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.progress import Step, unseen
+from blinddeblur.progress import Callback, Step, unseen
 from blinddeblur.samplers.deblurring import WRONG_KERNEL, Deblurring, model_error
 from blinddeblur.samplers.proximal import image_step, kernel_step
 from blinddeblur.samplers.restoration import restore
@@ -34,18 +32,16 @@ def estimate(
     sigma: float,
     steps: int = STEPS,
     generator: torch.Generator | None = None,
-    callback: Callable[[Step], None] = unseen,
+    callback: Callback = unseen,
 ) -> Tensor:
     """The kernel (K, K), refined together with the image.
 
     Args:
-        denoise: the image prior.
         y: the measurement, (1, C, H, W).
         kernel: (K, K), the first guess.
         sigma: standard deviation of the noise of y, in image units.
         steps: number of noise levels.
         generator: of the injected noise, on the CPU.
-        callback: told of every step.
     """
     x, error = first_image(denoise, y, Blur.uniform(kernel), sigma)
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):

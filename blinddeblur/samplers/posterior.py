@@ -22,10 +22,8 @@ SIGMA_DATA = 0.25  # standard deviation of photographs in [0, 1], as the photo p
 CALIBRATION = 1.1  # of the spread; fitted to errors on training photos under random kernels (benchmarks/RESULTS.md)
 WINDOW = 7  # pixels, over which variances are averaged: those of few samples are noisy
 FLOOR = 0.002  # standard deviation of the error where all samples agree
-# Samples share what is wrong with an estimated kernel. On five training photos it made an error of a share of the local
-# contrast, and a larger one where the kernel is trusted less than that.
-SHARE = 0.15
-TRUSTED = 0.8
+SHARE = 0.15  # of the local contrast: error that samples share, as they share the kernel's; on five training photos
+TRUSTED = 0.8  # confidence below which that share grows, by as much as is missing; on the same photos
 CONTRAST_WINDOW = 15  # pixels
 
 

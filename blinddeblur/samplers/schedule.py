@@ -24,7 +24,7 @@ class Diffusion(Protocol):
 
 
 class Predicts(Protocol):
-    """A prior: a network's (Prior), or an analytic one such as KolmogorovTilt."""
+    """Whatever predicts x_0 on the scale of the paper: a network (Prior), or an analytic one such as KolmogorovTilt."""
 
     def predict(self, x_t: Tensor, t: int, alpha_bar: float, /) -> tuple[Tensor, Tensor | None]:
         """Tweedie's estimate of x_0 in [-1, 1], and v of Nichol and Dhariwal 2021, equation 15, or None."""
@@ -32,12 +32,12 @@ class Predicts(Protocol):
 
 
 def log_spaced(start: float, end: float, steps: int) -> list[float]:
-    """Noise levels from `start` down to `end`, each the same fraction of the one before."""
+    """Noise levels from `start` down to `end`, 2 or more, each the same fraction of the one before."""
     return [start * (end / start) ** (index / (steps - 1)) for index in range(steps)]
 
 
 def curved(start: float, end: float, steps: int) -> list[float]:
-    """Noise levels from `start` down to `end`, then 0 (Karras et al. 2022, equation 5)."""
+    """Noise levels from `start` down to `end`, 2 or more, and 0 after them (Karras et al. 2022, equation 5)."""
     low, high = end ** (1 / CURVATURE), start ** (1 / CURVATURE)
     return [(high + (low - high) * i / (steps - 1)) ** CURVATURE for i in range(steps)] + [0.0]
 

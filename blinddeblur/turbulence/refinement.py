@@ -7,7 +7,7 @@ ones, by what the spectrum and the tilts say of it and by how well it explains t
 tilts of all frames are Gauss-Newton steps under their Gaussian prior, now against the image itself, blurred.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from blinddeblur.physics.atmosphere import Blurs
 from blinddeblur.physics.convolution import Blur, blur, gradients
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
-from blinddeblur.progress import Step, unseen
+from blinddeblur.progress import Callback, Step, unseen
 from blinddeblur.samplers import fast
 from blinddeblur.samplers.schedule import Denoiser, log_spaced
 from blinddeblur.turbulence import blur_width, registration
@@ -41,12 +41,11 @@ def estimate(
     sigma: float,
     steps: int,
     generator: torch.Generator | None = None,
-    callback: Callable[[Step], None] = unseen,
+    callback: Callback = unseen,
 ) -> tuple[Tensor, Tensor]:
     """Refine the image, the blur that the frames share and the tilts of all frames together.
 
     Args:
-        denoise: the image prior.
         frames: N of (1, 1, H, W).
         tilts: (N, 2, h, w), where they start.
         weights: (N,), not negative, how much each frame counts; they sum to 1.
@@ -55,7 +54,6 @@ def estimate(
         sigma: standard deviation of the noise of a frame.
         steps: number of noise levels.
         generator: of the injected noise, on the CPU.
-        callback: told of every step.
 
     Returns:
         the kernel (K, K) of the blur, and tilts as `registration.register` has them. The image follows from both.

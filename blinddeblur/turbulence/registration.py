@@ -31,8 +31,8 @@ CHUNK_PIXELS = 2_000_000  # of frames that are worked on at once
 NOISE = (1.5, 0.01)  # so many times the noise counts as such, and at least this: blur that differs, and interpolation
 OUTLIER = 3.0  # standard deviations from the reference beyond which a pixel counts less
 BLUR_CHANGES = 0.03  # standard deviation of what blur that differs does to a pixel; no sign that something moved
-BLOCK = 16  # pixels
-CALM = 0.3  # of the blocks of a frame
+BLOCK = 16  # side in pixels of the blocks that noise between frames is measured in
+CALM = 0.3  # share of the blocks of a frame that are taken as calm
 OFF_FRAME = 1e-3  # weight of what lies beyond a frame, where no frame saw anything
 SHARPNESS_SCALE = 0.7  # pixels of smoothing before slopes are measured, against noise
 LUCK = 2.0  # power of its sharpness that a frame counts with; 8 leaves too few frames against the noise
@@ -50,7 +50,7 @@ def register(
 ) -> Tensor:
     """The tilts of all frames: (N, 2, h, w) in pixels at the centres of cells of CELL pixels.
 
-    They are less their mean, which nothing tells from the scene's own shape; so one frame has none.
+    Their mean is taken away, since nothing tells it from the scene's own shape; so one frame has none.
 
     Args:
         frames: N of (1, 1, H, W), in [0, 1]; each is asked for several times.
@@ -137,8 +137,9 @@ def fused(
 
 
 def lucky_weights(frames: Sequence[Tensor], tilts: Tensor, sigma: float) -> Tensor:
-    """How much each frame counts, (N,), summing to 1: sharp ones more, as in lucky imaging, and those of another scene
-    not at all, which would often be the sharpest.
+    """How much each frame counts, (N,), summing to 1: sharp ones more, as in lucky imaging.
+
+    Those of another scene, which would often be the sharpest, count for nothing.
 
     Args:
         frames: N of (1, 1, H, W).
@@ -159,11 +160,11 @@ def lucky_weights(frames: Sequence[Tensor], tilts: Tensor, sigma: float) -> Tens
 
 def misfits(frames: Sequence[Tensor], tilts: Tensor, reference: Tensor) -> Tensor:
     """Root mean square of how each frame, without its tilt, differs from the reference where it saw it: (N,)."""
-    found = []
-    for _, seen, on_frame in _stilled(frames, tilts):
-        squares = on_frame * (seen - reference).square()
-        found.append((squares.sum(dim=(1, 2, 3)) / on_frame.sum(dim=(1, 2, 3))).sqrt())
-    return torch.cat(found)
+    sums = [
+        ((on_frame * (seen - reference).square()).sum(dim=(1, 2, 3)), on_frame.sum(dim=(1, 2, 3)))
+        for _, seen, on_frame in _stilled(frames, tilts)
+    ]
+    return torch.cat([(squares / weights).sqrt() for squares, weights in sums])
 
 
 def noise_between(frames: Sequence[Tensor], tilts: Tensor, weights: Tensor, sigma: float) -> float:
@@ -178,11 +179,11 @@ def noise_between(frames: Sequence[Tensor], tilts: Tensor, weights: Tensor, sigm
         sigma: what a single frame shows.
     """
     reference = still(frames, tilts, weights, sigma)
-    found = []
-    for _, seen, _ in _stilled(frames, tilts):
-        blocks = F.avg_pool2d((seen - reference).square(), BLOCK, stride=BLOCK // 2).flatten(1).sqrt()
-        found.append(blocks.quantile(CALM, dim=1))
-    return float(torch.cat(found).median()) * (len(frames) / (len(frames) - 1)) ** 0.5
+    calmest = [
+        F.avg_pool2d((seen - reference).square(), BLOCK, stride=BLOCK // 2).flatten(1).sqrt().quantile(CALM, dim=1)
+        for _, seen, _ in _stilled(frames, tilts)
+    ]
+    return float(torch.cat(calmest).median()) * (len(frames) / (len(frames) - 1)) ** 0.5
 
 
 def without_tilt(frames: Tensor, tilts: Tensor, cell: int = CELL) -> Tensor:

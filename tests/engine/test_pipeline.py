@@ -72,9 +72,9 @@ def test_a_network_of_fixed_size_sees_only_that_size() -> None:
     reference, shapes = engine.prior, set()
 
     class Fixed(type(reference)):  # type: ignore[misc]
-        def denoise(self, x, sigma):  # type: ignore[no-untyped-def]
+        def _network(self, x, sigma):  # type: ignore[no-untyped-def]
             shapes.add(tuple(x.shape[-2:]))
-            return super().denoise(x, sigma)
+            return super()._network(x, sigma)
 
     engine.prior = Fixed(**{**vars(reference), "image_size": 96})
     x, y = blurred(80, 150, 1, streak())

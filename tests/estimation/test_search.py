@@ -17,6 +17,7 @@ from blinddeblur.estimation.search import MARGIN, estimate, learned_guesses
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Blur, blur
 from blinddeblur.physics.measurement import Measurement
+from blinddeblur.priors.prior import Prior
 from blinddeblur.progress import Step
 from blinddeblur.samplers.deblurring import residual
 from blinddeblur.samplers.schedule import Denoiser
@@ -24,8 +25,8 @@ from blinddeblur.samplers.schedule import Denoiser
 SIGMA = 0.005
 
 
-def given(y: Tensor, sigma: float) -> Denoiser:
-    return load_prior("photo-kernel").given(y, sigma).denoise
+def priors() -> tuple[Denoiser, Prior]:
+    return load_prior("photo").denoise, load_prior("photo-kernel")
 
 
 def measured(kernel: Tensor, side: int = 150) -> Measurement:
@@ -80,8 +81,7 @@ def test_the_kernel_is_found(kind: str, extent: float, least: float) -> None:
     told: list[Step] = []
     with torch.inference_mode():
         found = estimate(
-            load_prior("photo").denoise,
-            given,
+            *priors(),
             measured(true),
             SIGMA,
             steps=6,
@@ -97,21 +97,27 @@ def test_the_kernel_is_found(kind: str, extent: float, least: float) -> None:
 
 
 def test_guesses_keep_to_the_size_that_is_given() -> None:
-    y = measured(kernel_of("line", 13))
+    y, (denoise, prior) = measured(kernel_of("line", 13)), priors()
     with torch.inference_mode():
         assert classical_guess(y.y, 21).shape == (21, 21)
-        assert [guess.shape for guess in learned_guesses(given, y.y, SIGMA, 21)] == [(21, 21)]
-        assert estimate(load_prior("photo").denoise, given, y, SIGMA, size=21, steps=2).kernel.shape == (21, 21)
+        assert [guess.shape for guess in learned_guesses(prior, y.y, SIGMA, 21)] == [(21, 21)]
+        assert estimate(denoise, prior, y, SIGMA, size=21, steps=2).kernel.shape == (21, 21)
 
 
 def test_a_blur_beyond_the_learned_kernels_is_seen_at_half_the_size() -> None:
-    def seen(y: Tensor, sigma: float) -> Denoiser:
+    class Bars:
         """A prior that answers with a bar as long as two fifths of the photo, as far as that fits."""
-        reach = min(31, y.shape[-1] // 5)
-        bar = torch.zeros(1, 1, 64, 64)
-        bar[..., 32, 32 - reach : 33 + reach] = 1
-        return lambda x, level: bar
 
+        def given(self, y: Tensor, sigma: float) -> "Bars":
+            reach = min(31, y.shape[-1] // 5)
+            self.bar = torch.zeros(1, 1, 64, 64)
+            self.bar[..., 32, 32 - reach : 33 + reach] = 1
+            return self
+
+        def denoise(self, x: Tensor, level: float) -> Tensor:
+            return self.bar
+
+    seen = Bars()
     large, small = torch.zeros(1, 1, 220, 220), torch.zeros(1, 1, 100, 100)
     whole, half = learned_guesses(seen, large, SIGMA, None)
     assert whole.shape == (63, 63)
@@ -124,7 +130,7 @@ def test_a_blur_beyond_the_learned_kernels_is_seen_at_half_the_size() -> None:
 def test_no_texture_no_confidence() -> None:
     flat = Measurement.of(torch.full((1, 1, 100, 100), 0.5))
     with torch.inference_mode():
-        assert estimate(load_prior("photo").denoise, given, flat, SIGMA, size=15, steps=2).confidence < 0.2
+        assert estimate(*priors(), flat, SIGMA, size=15, steps=2).confidence < 0.2
 
 
 def test_one_kind_of_guess_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,13 +138,13 @@ def test_one_kind_of_guess_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
         raise EstimationError("nothing left")
 
     true = kernel_of("shake", 15)
-    y, denoise = measured(true), load_prior("photo").denoise
+    y = measured(true)
     monkeypatch.setattr(search, "classical_guess", empty)
     with torch.inference_mode():
-        assert agreement(estimate(denoise, given, y, SIGMA, steps=2).kernel, true) > 0.5
+        assert agreement(estimate(*priors(), y, SIGMA, steps=2).kernel, true) > 0.5
     monkeypatch.setattr(search, "learned_kernel", empty)
     with torch.inference_mode(), pytest.raises(EstimationError, match="Nothing in the photo tells"):
-        estimate(denoise, given, y, SIGMA, steps=2)
+        estimate(*priors(), y, SIGMA, steps=2)
 
 
 def test_trimmed_kernels_lose_nothing() -> None:

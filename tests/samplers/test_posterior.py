@@ -138,7 +138,7 @@ def test_samples_can_be_handed_over_one_by_one() -> None:
     result = engine.restore(y, lambda *stage: stages.append(stage), keep=seen.__setitem__)
     assert result.samples is None
     assert np.array_equal(np.stack([seen[index] for index in range(3)]), engine.restore(y).samples)
-    assert stages[-1] == ("samples", 9, 9)
+    assert stages[-1] == ("samples", 3, 3)
 
 
 @pytest.mark.parametrize("number", [-1, 1, 65])
