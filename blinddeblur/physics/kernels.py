@@ -23,7 +23,7 @@ def largest(shape: Sequence[int]) -> int:
 
 
 def normalise(kernel: Tensor) -> Tensor:
-    """Project (..., K, K) onto the set {k >= 0, sum k = 1}: negative values to zero, then each is divided by its sum."""
+    """Project (..., K, K) onto the set {k >= 0, sum k = 1}: negative values to zero, then each over its sum."""
     positive = kernel.clamp_min(0)
     return positive / positive.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-12)
 
