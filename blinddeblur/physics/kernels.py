@@ -23,7 +23,7 @@ def largest(shape: Sequence[int]) -> int:
 
 
 def normalise(kernel: Tensor) -> Tensor:
-    """Project (..., K, K) onto the set {k >= 0, sum k = 1}: negative values to zero, then each is divided by its sum."""
+    """Project (..., K, K) onto the set {k >= 0, sum k = 1}: negative values to zero, then each over its sum."""
     positive = kernel.clamp_min(0)
     return positive / positive.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-12)
 
@@ -55,8 +55,7 @@ def centre_of_mass(kernel: Tensor) -> tuple[float, float]:
 def centre(kernel: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Shift a (K, K) kernel by whole pixels so that its centre of mass comes to the middle, as far as nothing is lost.
 
-    Returns:
-        the kernel, and the (rows, columns) it was moved by.
+    With it come the (rows, columns) it was moved by.
     """
     moves = [-round(offset) for offset in centre_of_mass(kernel)]
     for axis, move in enumerate(moves):

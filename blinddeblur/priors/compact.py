@@ -130,15 +130,12 @@ class CompactUNet(UNet):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The noise-free image estimated from a noisy one.
+        """The noise-free image (B, C, H, W) estimated from a noisy one.
 
         Args:
             x: (B, C, H, W) with noise of standard deviation sigma.
             sigma: (B,).
             condition: (B, conditions, H, W), where the network takes one.
-
-        Returns:
-            (B, C, H, W).
         """
         height, width = x.shape[-2:]
         bottom, right = -height % self.multiple, -width % self.multiple

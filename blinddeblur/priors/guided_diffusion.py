@@ -33,7 +33,7 @@ def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
 
 
 def set_to_zero(layer: nn.Module) -> None:
-    """Zero weights, so that an untrained block is the identity and an untrained network predicts zero."""
+    """Set the weights of a layer to zero: an untrained block is the identity, an untrained network predicts zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
