@@ -71,8 +71,7 @@ def estimate(
         least_gain: share of the disagreement of kernels that turning has to explain.
         most_loss: of evidence, for a pixel, that the kernels may cost.
 
-    Returns:
-        what speaks for the answer, its kernel still the single one, and the map.
+    Returns what speaks for the answer, its kernel still the single one, and the map.
     """
     device = regions[0].y.device
     middle = torch.tensor([(side - 1) / 2 for side in frame])

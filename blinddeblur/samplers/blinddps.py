@@ -69,9 +69,8 @@ def sample(
         generator: of all randomness, on the CPU.
         alpha_bar: (T,), the schedule both priors were trained on; by default the linear one.
 
-    Returns:
-        the image (1, C, H, W) in [0, 1], not clipped, and the kernel (K, K), centred. Raises EstimationError where
-        something became not a number on the way.
+    Returns the image (1, C, H, W) in [0, 1], not clipped, and the kernel (K, K), centred. Raises EstimationError where
+    something became not a number on the way.
     """
     height, width = y.shape[-2:]
     tiles = tiles or [Tile(0, 0, height, width)]

@@ -47,9 +47,8 @@ def sample(
             `sides(height, width, kernel_size, unit)`, for the tilt at least the frame and K - 1.
         generator: of all randomness, on the CPU.
 
-    Returns:
-        the image (1, C, H, W) in [0, 1], not clipped; the kernel (K, K), centred; and the tilt (1, 2, H, W), row and
-        column displacement in pixels. Raises EstimationError where something became not a number on the way.
+    Returns the image (1, C, H, W) in [0, 1], not clipped; the kernel (K, K), centred; and the tilt (1, 2, H, W), row
+    and column displacement in pixels. Raises EstimationError where something became not a number on the way.
     """
     height, width = y.shape[-2:]
     radius = kernel_size // 2

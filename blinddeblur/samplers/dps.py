@@ -70,8 +70,7 @@ def restore(given: Deblurring, zeta: float | None = None, alpha_bar: Tensor | No
 def precision(y: Tensor, photons: float) -> tuple[Tensor, float]:
     """Lambda for pixels y in [0, 1], over its mean, so that the move is as long as under Gaussian noise of the level.
 
-    Returns:
-        (1, C, H, W), and the standard deviation of the noise that it has made even, in image units.
+    Returns (1, C, H, W), and the standard deviation of the noise that it has made even, in image units.
     """
     counted = photons * F.avg_pool2d(y, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
     weight = 1 / (2 * counted.clamp_min(FEWEST_PHOTONS))

@@ -100,9 +100,8 @@ def sample(
             one: the objective is called with each of them and all that is no part, and the part moves before the next
             is looked at; what is no part moves after all, down the mean gradient.
 
-    Returns:
-        the unknowns, on [-1, 1] but for the last move down the gradient. Raises EstimationError where something became
-        not a number on the way.
+    Returns the unknowns, on [-1, 1] but for the last move down the gradient. Raises EstimationError where something
+    became not a number on the way.
     """
 
     def drawn(name: str, index: int) -> Tensor:
