@@ -20,6 +20,10 @@ class Tile:
     height: int
     width: int
 
+    def within(self, region: "Tile") -> "Tile":
+        """This tile of a part of an image as one of the whole image."""
+        return replace(self, top=region.top + self.top, left=region.left + self.left)
+
     def of(self, image: Tensor) -> Tensor:
         """The part (..., height, width) of an image that lies under the tile; a view, not a copy."""
         return image[..., self.top : self.top + self.height, self.left : self.left + self.width]
@@ -97,8 +101,7 @@ class Tiling:
             if self.side <= self.overlap:
                 raise EstimationError("There is too little memory, even for small tiles. Close other programs.")
         parts = grid(tile.height, tile.width, self.side, self.overlap)
-        places = (replace(part, top=tile.top + part.top, left=tile.left + part.left) for part in parts)
-        pieces = ((part, self._attempt(place, work)) for part, place in zip(parts, places, strict=True))
+        pieces = ((part, self._attempt(part.within(tile), work)) for part in parts)
         return blend(pieces, tile.height, tile.width, self.rim)
 
 

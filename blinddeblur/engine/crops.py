@@ -1,7 +1,5 @@
 """Where to look: the parts of a photo that tell most of its blur."""
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from blinddeblur.engine.pixels import Pixels
@@ -23,7 +21,7 @@ def informative_crop(photo: Pixels, side: int, region: Tile | None = None) -> Ti
     region = region or Tile(0, 0, photo.height, photo.width)
     candidates = grid(region.height, region.width, side, overlap=side // 2)
     thinned = candidates[:: -(-len(candidates) // MOST_CROPS)]
-    moved = [replace(tile, top=region.top + tile.top, left=region.left + tile.left) for tile in thinned]
+    moved = [tile.within(region) for tile in thinned]
     return max(moved, key=lambda tile: _information(photo.of(tile))) if len(moved) > 1 else moved[0]
 
 

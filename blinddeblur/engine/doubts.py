@@ -8,11 +8,14 @@ from blinddeblur.samplers.deblurring import model_error
 
 DOUBTFUL = 0.6  # confidence below which seven kernels in ten agree with the truth by less than .7
 MISFIT = 1.5  # residual, over what a true kernel leaves at most, above which one kernel does not explain the photo
-UNLIKE = (3.0, 0.04)  # how often what is usual, and how far at least, a frame differs that is named as unlike the rest
+UNLIKE = (3.0, 0.04)  # times the usual difference, and difference in [0, 1], from which on a frame is named
 
 
 def of_photo(estimate: Estimate | None, sharp: bool, residual: float, sigma: float) -> tuple[str, ...]:
-    """What there is to be said of a photo; see engine.result.Result. Without an estimate nothing was guessed."""
+    """Sentences on what should be looked at in the result of a photo; residual and sigma are in [0, 1].
+
+    A kernel that was given has no estimate and raises no doubt.
+    """
     if sharp:
         return (
             "This photo is sharp already and is left as it is. If it is not, or only its subject moved, give a "
@@ -40,7 +43,7 @@ def of_photo(estimate: Estimate | None, sharp: bool, residual: float, sigma: flo
 
 
 def of_frames(misfits: Tensor, sharp: bool) -> tuple[str, ...]:
-    """What there is to be said of frames that differ from the scene by so much, (N,)."""
+    """Sentences on frames that differ from the scene by so much in [0, 1], root mean square, (N,)."""
     if sharp and len(misfits) == 1:
         return ("This frame is sharp already and is left as it is. Give a --kernel to deblur it all the same.",)
     usual = float(misfits.median())

@@ -9,20 +9,20 @@ from blinddeblur.samplers import restoration
 from blinddeblur.settings import DEFAULT_METHOD, Settings
 
 UNIT = 256  # pixels of a square that the network is timed on
-KERNEL_COST = 80  # of the estimate of the kernel over such a square, in evaluations of the network there
+KERNEL_COST = 80  # evaluations of the network over such a square that an estimate of the kernel on it costs
 
 
 def seconds(
     prior: Prior, settings: Settings, device: torch.device, height: int, width: int, estimation_side: int
 ) -> float:
-    """Roughly how long a photo of that size takes.
+    """Roughly how many seconds a photo of that size takes.
 
     Args:
         prior: of the image.
         settings: of the restoration.
         device: that the prior is on, and that would do the work.
         height, width: of the photo, in pixels.
-        estimation_side: of the part of it that the kernel is estimated on.
+        estimation_side: of the square, in pixels, that the kernel is estimated on.
     """
     x = torch.full((1, prior.channels, UNIT, UNIT), 0.5, device=device)
     with torch.inference_mode():

@@ -33,7 +33,7 @@ class Frames(Sequence[Tensor]):
                 )
         photos = [Pixels(array, device) for array in arrays]
         self.channels = max(photo.channels for photo in photos)
-        self._photos = [Pixels(photo.array, device, grey=self.channels == 1) for photo in photos]
+        self._photos = [photo if photo.channels == self.channels else photo.in_colour() for photo in photos]
         self.height, self.width = photos[0].height, photos[0].width
 
     def __len__(self) -> int:

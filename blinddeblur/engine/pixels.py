@@ -1,5 +1,6 @@
 """Array <-> tensors, a tile at a time, so that a photo of any size takes little memory besides its own."""
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from blinddeblur.settings import MINIMUM_SIDE
 from blinddeblur.tiles import Tile, evenly, grid
 
 PATCH_SIDE = 512  # pixels of the patches that stand for a large photo; whole blocks of JPEG
-PATCHES = 16
+PATCHES = 16  # that stand for a large photo
 BEYOND = 0.5  # by which floating point photos may leave [0, 1]: the overshoot of a resize, not another scale
 
 
@@ -25,8 +26,7 @@ class Pixels:
         array: (H, W), (H, W, 1) or (H, W, 3), as given.
         height, width, channels: of it; channels is 1 for grey.
 
-    Raises:
-        PhotoError: an array that is no photo, or too small.
+    Raises PhotoError for an array that is no photo, or too small.
     """
 
     def __init__(self, array: NDArray[Any], device: torch.device, grey: bool | None = None) -> None:
@@ -60,6 +60,12 @@ class Pixels:
         """A black photo of the same shape and type, to write to."""
         return Pixels(np.zeros_like(self.array), self.device, grey=self.channels == 1)
 
+    def in_colour(self) -> "Pixels":
+        """The same photo, of whose channels none is left out although they are equal."""
+        other = copy(self)
+        other.channels = 3
+        return other
+
     def of(self, tile: Tile) -> Tensor:
         """(1, C, h, w) float32 in [0, 1] on the device: the part under a tile."""
         part = self._planes[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width, : self.channels]
@@ -67,15 +73,15 @@ class Pixels:
         return torch.from_numpy(values)[None].to(self.device)
 
     def whole(self) -> Tensor:
-        """(1, C, H, W)."""
+        """The whole photo, (1, C, H, W) float32 in [0, 1], on the device."""
         return self.of(Tile(0, 0, self.height, self.width))
 
     def values(self) -> NDArray[np.float32]:
-        """(H, W, C) float32 in [0, 1]."""
+        """The whole photo as an array, (H, W, C) float32 in [0, 1]."""
         return self._planes[..., : self.channels].astype(np.float32) / self._white
 
     def shaped(self, values: Tensor) -> NDArray[np.float32]:
-        """(C, H, W) -> the shape of the array."""
+        """Bring a map (C, H, W) into the shape of the array; grey fills all its channels."""
         planes = values.permute(1, 2, 0).cpu().numpy()
         return np.broadcast_to(planes, self._planes.shape).reshape(self.array.shape)
 
@@ -91,8 +97,7 @@ class Pixels:
     def write(self, top: int, band: Tensor) -> None:
         """Write rows (1, C, h, W) from row `top` on, clipped to [0, 1] and rounded.
 
-        Raises:
-            EstimationError: something in them is not a number.
+        Raises EstimationError where something in them is not a number.
         """
         if not torch.isfinite(band).all():
             raise EstimationError(

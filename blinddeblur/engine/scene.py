@@ -225,7 +225,7 @@ class TurbulenceEngine:
                 )
         y, steps = seen[0], settings.effective_steps
         callback(Step(-1, steps, y, y.new_zeros(size, size)))
-        found = blinddps_turbulence.sample(
+        image, kernel, tilt = blinddps_turbulence.sample(
             self.prior.predict,
             self.kernel_prior.predict,
             self.tilt_prior.predict,
@@ -238,11 +238,11 @@ class TurbulenceEngine:
             generator=torch.Generator().manual_seed(settings.seed),
             callback=both(settings.method, progress, callback),
         )
-        image = found.image.mean(dim=1, keepdim=True) if seen.channels == 1 else found.image
-        callback(Step(steps, steps, image, found.kernel))
-        again = blur(extend(warp(image, found.tilt), size // 2), found.kernel)
+        image = image.mean(dim=1, keepdim=True) if seen.channels == 1 else image
+        callback(Step(steps, steps, image, kernel))
+        again = blur(extend(warp(image, tilt), size // 2), kernel)
         rest = float((again - y).square().mean().sqrt())
-        return _Found(seen.image(image), found.kernel, found.tilt, 1, y.new_ones(1), _noise(seen), rest)
+        return _Found(seen.image(image), kernel, tilt, 1, y.new_ones(1), _noise(seen), rest)
 
 
 def stabilised(frame: NDArray[Any], tilt: NDArray[np.float32], spacing: int) -> NDArray[Any]:

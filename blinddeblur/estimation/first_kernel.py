@@ -105,9 +105,7 @@ def _at_one_level(y: Tensor, kernel: Tensor) -> Tensor:
 def _few_gradients(y: Tensor, kernel: Tensor, sparsity: float) -> Tensor:
     """argmin over x of |k * x - y|^2 + sparsity |grad x|_0, circular, by half-quadratic splitting."""
     shape = (y.shape[-2], y.shape[-1])
-    radius = kernel.shape[-1] // 2
-    padded = F.pad(kernel, (0, shape[1] - kernel.shape[-1], 0, shape[0] - kernel.shape[-1]))
-    transfer = torch.fft.rfft2(torch.roll(padded, (-radius, -radius), dims=(0, 1)))
+    transfer = _transfer(kernel, shape)
     impulse = torch.zeros(1, 1, *shape, device=y.device)
     impulse[..., 0, 0] = 1
     differences = torch.fft.rfft2(_circular_gradients(impulse))
@@ -139,7 +137,7 @@ def _explaining_kernel(edges: Tensor, target: Tensor, size: int) -> Tensor:
     small = fast_shape((2 * size, 2 * size))
     reach = size - 1
     centred = torch.roll(power, (reach, reach), dims=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
-    transfer = torch.fft.rfft2(torch.roll(F.pad(centred, _up_to(small, 2 * reach + 1)), (-reach, -reach), dims=(0, 1)))
+    transfer = _transfer(centred, small)
     ridge = RIDGE * float(power[0, 0])
 
     def normal(kernel: Tensor) -> Tensor:
@@ -150,8 +148,11 @@ def _explaining_kernel(edges: Tensor, target: Tensor, size: int) -> Tensor:
     return conjugate_gradient(normal, right[None], start, ITERATIONS)[0]
 
 
-def _up_to(shape: tuple[int, int], side: int) -> tuple[int, int, int, int]:
-    return 0, shape[1] - side, 0, shape[0] - side
+def _transfer(kernel: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The spectrum, on a larger array, of a kernel (K, K) whose middle pixel is the origin."""
+    size = kernel.shape[-1]
+    padded = F.pad(kernel, (0, shape[1] - size, 0, shape[0] - size))
+    return torch.fft.rfft2(torch.roll(padded, (-(size // 2), -(size // 2)), dims=(0, 1)))
 
 
 def _circular_gradients(x: Tensor) -> Tensor:

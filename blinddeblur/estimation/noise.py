@@ -54,8 +54,7 @@ def estimate_sigma(y: Tensor) -> float:
         y: (B, C, H, W) in [0, 1], C 1 or 3, H and W at least 16: a photo, or patches of one, cut at whole blocks of
             JPEG (multiples of 16 pixels).
 
-    Returns:
-        sigma in image units, at least that of rounding to 8 bits, which is the answer where all is clipped.
+    Returns sigma in image units, at least that of rounding to 8 bits, which is the answer where all is clipped.
     """
     planes = 255 * torch.cat(list(y), dim=-1).float()  # side by side
     clipped = ((planes < 255 * CLIPPED[0]) | (planes > 255 * CLIPPED[1])).any(dim=0)
@@ -94,8 +93,7 @@ def _fine_noise(plane: Tensor) -> tuple[Tensor, Tensor, int]:
     After Ponomarenko et al. (IGARSS 2007; Colom and Buades, IPOL 2013): blocks with the least energy in coarse
     details have next to no texture, and noise in other details does not depend on that choice.
 
-    Returns:
-        energy of fine details (G,), that of middle ones against it (G,), and the number of usable blocks of all.
+    Returns energy of fine details (G,), that of middle ones against it (G,), and the number of usable blocks of all.
     """
     blocks = _blocks(plane, SIDE, 1, BLOCKS)
     lost = ((blocks < 255 * CLIPPED[0]) | (blocks > 255 * CLIPPED[1])).sum(dim=1)
@@ -121,8 +119,7 @@ def _compression_error(plane: Tensor, kept: Tensor | None = None, expected: floa
         kept: (64,): how much of an error's variance in each coefficient reaches the pixels; None for all.
         expected: sigma of the noise before JPEG, taken where the plane does not tell it.
 
-    Returns:
-        the variance, and sigma of the noise before JPEG.
+    Returns the variance, and sigma of the noise before JPEG.
     """
     blocks = _blocks(plane, SIDE, SIDE, BLOCKS)
     coefficients = _dct(blocks[~blocks.isnan().any(dim=1)])
@@ -166,8 +163,7 @@ def _chroma_error(planes: Tensor, sigma: float) -> float:
 def _as_coded(chroma: Tensor) -> tuple[Tensor, tuple[bool, bool]]:
     """Chroma (H, W) at the resolution and from the block at which JPEG coded it: there it needs fewest coefficients.
 
-    Returns:
-        the plane, and whether it has half the rows and half the columns.
+    Returns the plane, and whether it has half the rows and half the columns.
     """
     ways = [(chroma, (False, False))]
     plane = chroma

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from blinddeblur.errors import EstimationError
-from blinddeblur.estimation.first_kernel import classical_guess
+from blinddeblur.estimation.first_kernel import SIZES, classical_guess
 from blinddeblur.estimation.judging import Estimate, judge
 from blinddeblur.physics import camera, kernels
 from blinddeblur.physics.convolution import Blur
@@ -28,8 +28,7 @@ FIRST_STEPS = 4  # of the restoration that it starts from
 STEPS = 3  # of the joint refinement; with six the turning shrinks (RESULTS.md)
 FARTHEST = 16.0  # pixels that a corner of the photo may move by turning, to either side
 TURNS = 17  # turns of the camera that are told apart: two pixels at a corner from one to the next
-GUESSED_SIZE = 47  # pixels of the side of first guesses, as of the smallest that the search tries
-SIZE = 63  # pixels of the side of kernels: eight more to either side, for what turning adds
+SIZE = SIZES[0] + 16  # pixels of the side of kernels: eight more to either side than guesses, for what turning adds
 FOLDS = 3  # parts of the guesses, each foretold by the others
 LEAST_GUESSES = 6  # so that four foretell two
 # Share of the disagreement of kernels that turning explains: .033 at most in six training photos that nothing turned,
@@ -55,7 +54,7 @@ def estimate(
     single: Estimate,
     sigma: float,
     generator: torch.Generator | None = None,
-    callback: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     least_gain: float = LEAST_GAIN,
     most_loss: float = MOST_LOSS,
 ) -> tuple[Estimate, KernelMap | None]:
@@ -68,21 +67,20 @@ def estimate(
         single: the kernel that serves otherwise.
         sigma: standard deviation of the noise of the regions.
         generator: of the injected noise, on the CPU.
-        callback: told of parts of the work done and in all.
+        progress: told of parts of the work done and in all.
         least_gain: share of the disagreement of kernels that turning has to explain.
         most_loss: of evidence, for a pixel, that the kernels may cost.
 
-    Returns:
-        what speaks for the answer, its kernel still the single one, and the map.
+    Returns what speaks for the answer, its kernel still the single one, and the map.
     """
     device = regions[0].y.device
     middle = torch.tensor([(side - 1) / 2 for side in frame])
     places = (torch.tensor(centres) - middle).to(device)
     guesses, seen = [], []
     for index, region in enumerate(regions):
-        callback(index, len(regions) + STEPS)
+        progress(index, len(regions) + STEPS)
         with suppress(EstimationError):  # nothing to be seen there: the others will tell
-            guess = kernels.centre(classical_guess(region.y, GUESSED_SIZE))[0]
+            guess = kernels.centre(classical_guess(region.y, SIZES[0]))[0]
             guesses.append(kernels.fitted(guess, SIZE))
             seen.append(index)
     turns = torch.linspace(-1, 1, TURNS, device=device) * FARTHEST / (math.hypot(*frame) / 2)
@@ -91,7 +89,7 @@ def estimate(
     start = consensus(torch.stack(guesses), places[seen], turns)
 
     def report(done: int) -> None:
-        callback(len(regions) + done, len(regions) + STEPS)
+        progress(len(regions) + done, len(regions) + STEPS)
 
     poses = _refined(denoise, regions, places, start, sigma, generator, report)
     judged = range(0, len(regions), JUDGED)
@@ -154,7 +152,7 @@ def _refined(
     poses: camera.Poses,
     sigma: float,
     generator: torch.Generator | None,
-    callback: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> camera.Poses:
     """Refine poses, and images of the regions at places (P, 2), together, as `fast.estimate` does with one kernel."""
     y = Measurement(torch.cat([r.y for r in regions]), torch.cat([r.clipped for r in regions]), regions[0].linear)
@@ -169,5 +167,5 @@ def _refined(
         poses = consensus(torch.stack(found), places, poses.turns)
         local = poses.kernels(places)
         x = fast.explaining(x0, y, Blur.uniform(local), error, level)
-        callback(index + 1)
+        progress(index + 1)
     return poses

@@ -30,7 +30,7 @@ class Blurs:
 
 
 def round_blurs(size: int, device: torch.device | str = "cpu") -> Blurs:
-    """The family on arrays of an odd side `size`."""
+    """The family of round blurs on arrays of an odd side `size`, at most 511 pixels."""
     point = np.zeros((size, size), np.float32)
     point[size // 2, size // 2] = 1
     finer = [short_exposure_kernel(0, size, pixels) for pixels in FINER]

@@ -94,7 +94,7 @@ class Convolution:
 
 
 class ConvolutionOfKernel:
-    """The same product as a linear map of the kernel, k -> crop(k * x), for one image x.
+    """The linear map k -> crop(k * x) of the kernel, for one image x.
 
     Args:
         x: (B, C, H, W); every channel and image is blurred by the same kernel.

@@ -35,11 +35,6 @@ class KernelMap:
         """One kernel (K, K) for the whole photo."""
         return cls(kernel[None, None], kernel.new_zeros(1), kernel.new_zeros(1))
 
-    @property
-    def varies(self) -> bool:
-        """Whether there is more than one kernel."""
-        return self.kernels.shape[:2] != (1, 1)
-
     def of(self, tile: Tile, tolerance: float = TOLERANCE) -> Blur:
         """The kernels of a part of the photo, as its mean kernel and what differs from that.
 
@@ -47,7 +42,7 @@ class KernelMap:
             tile: the part.
             tolerance: of the energy of the mean kernel, how much of what differs may be left out.
         """
-        if not self.varies:
+        if self.kernels.shape[:2] == (1, 1):
             return Blur.uniform(self.kernels[0, 0])
         down = _hats(tile.top + torch.arange(tile.height).to(self.rows), self.rows)
         across = _hats(tile.left + torch.arange(tile.width).to(self.columns), self.columns)

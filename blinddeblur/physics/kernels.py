@@ -55,8 +55,7 @@ def centre_of_mass(kernel: Tensor) -> tuple[float, float]:
 def centre(kernel: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Shift a (K, K) kernel by whole pixels so that its centre of mass comes to the middle, as far as nothing is lost.
 
-    Returns:
-        the kernel, and the (rows, columns) it was moved by.
+    With it come the (rows, columns) it was moved by.
     """
     moves = [-round(offset) for offset in centre_of_mass(kernel)]
     for axis, move in enumerate(moves):

@@ -9,16 +9,13 @@ from torch.nn import functional as F
 
 
 def warp(x: Tensor, tilt: Tensor) -> Tensor:
-    """T_phi(x): the image seen through a tilt.
+    """T_phi(x): the image seen through a tilt, (B, C, H, W) with B the larger of the two.
 
     By cubic interpolation, differentiable in both. What lies beyond x continues its edge.
 
     Args:
         x: (B, C, H + 2 m, W + 2 m) with m >= 0: it may reach beyond the field, evenly on all sides.
         tilt: (B, 2, H, W) in pixels, or (1, 2, H, W) for all.
-
-    Returns:
-        (B, C, H, W), with B the larger of the two.
     """
     height, width = tilt.shape[-2:]
     rows, columns = x.shape[-2:]

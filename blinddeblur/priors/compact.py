@@ -15,6 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def set_to_zero(layer: nn.Module) -> None:
+    """Set the weights of a layer to zero: an untrained block is the identity, an untrained network predicts zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class SigmaEmbedding(nn.Module):
     """ln(sigma) as sines and cosines, then two layers: (B,) -> (B, features)."""
 
@@ -40,8 +46,7 @@ class SigmaBlock(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.modulation = nn.Linear(features, 2 * width)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        for parameter in self.modulation.parameters():
-            nn.init.zeros_(parameter)
+        set_to_zero(self.modulation)
         nn.init.zeros_(self.second.weight)  # the block starts as the identity
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -126,19 +131,15 @@ class CompactUNet(UNet):
         super().__init__(channels + conditions, channels, widths, blocks, patch)
         self.channels = channels
         self.mean, self.sigma_data = mean, sigma_data
-        for parameter in self.tail.parameters():
-            nn.init.zeros_(parameter)
+        set_to_zero(self.tail)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The noise-free image estimated from a noisy one.
+        """The noise-free image (B, C, H, W) estimated from a noisy one.
 
         Args:
             x: (B, C, H, W) with noise of standard deviation sigma.
             sigma: (B,).
             condition: (B, conditions, H, W), where the network takes one.
-
-        Returns:
-            (B, C, H, W).
         """
         height, width = x.shape[-2:]
         bottom, right = -height % self.multiple, -width % self.multiple

@@ -49,14 +49,13 @@ class ConditionedKernelUNet(nn.Module):
         self.sigma_data = sigma_data
 
     def features(self, y: Tensor, sigma: Tensor) -> Tensor:
-        """What the photo says of its kernel; computed once for all noise levels of the kernel.
+        """What the photo says of its kernel: (B, estimates + 1, 64, 64), each scaled to a maximum of 1.
+
+        Computed once for all noise levels of the kernel.
 
         Args:
             y: (B, 1, H, W), grey, of any contrast; H and W at least 64.
             sigma: (B,), standard deviation of its noise.
-
-        Returns:
-            (B, estimates + 1, 64, 64), each scaled to a maximum of 1.
         """
         scale = y.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-4)
         y = (y - y.mean(dim=(1, 2, 3), keepdim=True)) / scale

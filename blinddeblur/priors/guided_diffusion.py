@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blinddeblur.priors.compact import set_to_zero
 from blinddeblur.priors.ddpm import STEPS, linear_alpha_bar
 
 # Features at each resolution, finest first, in units of `width`: fixed by the image size in all published networks.
@@ -30,12 +31,6 @@ def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
     frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=timesteps.device) / half)
     angles = timesteps.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-def set_to_zero(layer: nn.Module) -> None:
-    """Zero weights, so that an untrained block is the identity and an untrained network predicts zero."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
 
 
 class TimestepBlock(nn.Module):
@@ -190,8 +185,7 @@ class GuidedDiffusionUNet(nn.Module):
                 self.multiple.
             timesteps: (B,), from 0 to 999, fractions allowed.
 
-        Returns:
-            (B, 2 * channels, H, W).
+        Returns (B, 2 * channels, H, W).
         """
         embedding = self.time_embed(timestep_embedding(timesteps, self.width))
         skips = []
@@ -236,8 +230,7 @@ class GuidedDiffusion(nn.Module):
             sigma: (B,), standard deviation of that noise in the same units. Beyond the schedule (about 0.005 to 79)
                 the network is asked at the schedule's nearest end.
 
-        Returns:
-            (B, C, H, W) in [0, 1] up to the network's error; not clipped.
+        Returns (B, C, H, W) in [0, 1] up to the network's error; not clipped.
         """
         s = 2 * sigma  # images in [-1, 1] are twice as wide
         x_t = (2 * x - 1) / torch.sqrt(1 + s**2)[:, None, None, None]
@@ -260,9 +253,8 @@ class GuidedDiffusion(nn.Module):
                 H and W multiples of self.multiple.
             t: (B,), timesteps from 0 to 999.
 
-        Returns:
-            The noise, and v of Nichol and Dhariwal 2021, eq. 15, both (B, C, H, W). v is about -1 to 1 here: the log
-            variance of the step lies the fraction (v + 1) / 2 of the way from its lower to its upper bound.
+        Returns the noise, and v of Nichol and Dhariwal 2021, eq. 15, both (B, C, H, W). v is about -1 to 1 here: the
+        log variance of the step lies the fraction (v + 1) / 2 of the way from its lower to its upper bound.
         """
         noise, v = self.network(x_t, t).chunk(2, dim=1)
         return noise, v

@@ -50,8 +50,7 @@ class KolmogorovTilt:
         pixels_per_lambda_over_d: a, 2 for an image sampled at its Nyquist rate.
         tolerance: of the posterior mean, estimated error relative to the answer, both root mean square.
 
-    Raises:
-        UsageError: a parameter is not a positive number.
+    Raises UsageError where a parameter is not a positive number.
     """
 
     d_over_r0: float

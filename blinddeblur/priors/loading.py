@@ -57,8 +57,7 @@ def build(entry: Entry) -> Network:
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     """Copies the tensors of `state` into `network`; `name` is what a message calls them, such as the file's name.
 
-    Raises:
-        WeightsError: a tensor is missing, left over or of another shape; the network is then unchanged.
+    Raises WeightsError where a tensor is missing, left over or of another shape; the network is then unchanged.
     """
     shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
     faults = {

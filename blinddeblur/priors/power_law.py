@@ -7,7 +7,7 @@ natural images and the response properties of cortical cells"). No network.
 import torch
 from torch import Tensor
 
-# Measured on 166 training photos; five collections differ by up to 0.7 in their mean slopes.
+# Of log power over log frequency, on 166 training photos; five collections differ by up to 0.7 in their mean slopes.
 SLOPE, SLOPE_DEVIATION = -2.75, 0.45
 RESIDUAL = 0.25  # standard deviation of the logarithm of the power around such a law
 RESIDUAL_LENGTH = 0.35  # difference of the logarithm of frequency over which what is around the law falls to 1 / e

@@ -101,9 +101,8 @@ class Prior:
             t: timestep of the 1000-step schedule.
             alpha_bar: its value there.
 
-        Returns:
-            x_0 in [-1, 1], not clipped; and v of Nichol and Dhariwal 2021, equation 15, or None for a network that
-            has not learned its variance.
+        Returns x_0 in [-1, 1], not clipped; and v of Nichol and Dhariwal 2021, equation 15, or None for a network that
+        has not learned its variance.
         """
         if isinstance(self.network, GuidedDiffusion):
             noise, v = self.network.predict(x_t, torch.full((len(x_t),), t, device=x_t.device))

@@ -17,8 +17,8 @@ from torch import Tensor
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur, extend, inner
 from blinddeblur.progress import Callback, Step, unseen
+from blinddeblur.samplers import parallel
 from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Estimates, Unknown, clipped
-from blinddeblur.samplers.parallel import sample as sample_together
 from blinddeblur.samplers.schedule import Diffusion
 from blinddeblur.tiles import Tile, blend
 
@@ -62,19 +62,15 @@ def sample(
         kernel_size: K, odd, at most 63: the support of the kernel within its 64x64 array.
         steps: of the reverse diffusion; fewer than 1000 by respacing.
         step_size: alpha of Algorithm 1.
-        sparsity: of the kernel: "l1" as for the paper's faces, "l0" as for its animals, or
-            "none".
+        sparsity: of the kernel: "l1" as for the paper's faces, "l0" as for its animals, or "none".
         sparsity_weight: lambda of Algorithm 1.
         tiles: rectangles of y, each with a diffusion of its own, that share the kernel; by default one, all of y.
         tile_shape: sides of the images the network takes, for one of fixed size; at least a tile and the border.
         generator: of all randomness, on the CPU.
         alpha_bar: (T,), the schedule both priors were trained on; by default the linear one.
 
-    Returns:
-        the image (1, C, H, W) in [0, 1], not clipped, and the kernel (K, K), centred.
-
-    Raises:
-        EstimationError: something became not a number on the way.
+    Returns the image (1, C, H, W) in [0, 1], not clipped, and the kernel (K, K), centred. Raises EstimationError where
+    something became not a number on the way.
     """
     height, width = y.shape[-2:]
     tiles = tiles or [Tile(0, 0, height, width)]
@@ -116,7 +112,7 @@ def sample(
 
     unknowns = {name: Unknown((*frame[:2], *shape), clipped(image_prior), step_size) for name in names}
     unknowns["kernel"] = Unknown(kernel_shape, kernel_prior and clipped(kernel_prior), step_size)
-    found = sample_together(
+    found = parallel.sample(
         unknowns,
         objective,
         steps,

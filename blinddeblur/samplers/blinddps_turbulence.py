@@ -5,7 +5,6 @@ blurs. As in `blinddps`, the residual is taken on [-1, 1]; there is no sparsity 
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,20 +17,6 @@ from blinddeblur.samplers.inverse_problem import sample_posterior
 from blinddeblur.samplers.parallel import STEP_SIZE, STEPS, Estimates
 from blinddeblur.samplers.schedule import Diffusion
 from blinddeblur.tiles import Tile
-
-
-class ThroughTurbulence(NamedTuple):
-    """What was seen, and what stood between.
-
-    Attributes:
-        image: (1, C, H, W) in [0, 1], not clipped.
-        kernel: (K, K), centred.
-        tilt: (1, 2, H, W), row and column displacement in pixels.
-    """
-
-    image: Tensor
-    kernel: Tensor
-    tilt: Tensor
 
 
 def sample(
@@ -47,8 +32,7 @@ def sample(
     tilt_side: int | None = None,
     generator: torch.Generator | None = None,
     callback: Callback = unseen,
-    alpha_bar: Tensor | None = None,
-) -> ThroughTurbulence:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Draw image, kernel and tilt from their joint posterior.
 
     Args:
@@ -62,10 +46,9 @@ def sample(
         image_side, tilt_side: of the only images and fields that a network of fixed size takes: at least
             `sides(height, width, kernel_size, unit)`, for the tilt at least the frame and K - 1.
         generator: of all randomness, on the CPU.
-        alpha_bar: (T,), the schedule the priors were trained on; by default the linear one.
 
-    Raises:
-        EstimationError: something became not a number on the way.
+    Returns the image (1, C, H, W) in [0, 1], not clipped; the kernel (K, K), centred; and the tilt (1, 2, H, W), row
+    and column displacement in pixels. Raises EstimationError where something became not a number on the way.
     """
     height, width = y.shape[-2:]
     radius = kernel_size // 2
@@ -100,14 +83,13 @@ def sample(
         },
         steps=steps,
         step_size=step_size,
-        alpha_bar=alpha_bar,
         generator=generator,
         callback=report,
     )
     # A kernel that lies off its middle is one at the middle, with image and tilt shifted the other way.
     kernel, moved = kernels.centre(kernel_of(found["kernel"]))
     image, tilt = framed(found["image"], margin, moved), framed(found["tilt"], radius, moved)
-    return ThroughTurbulence((image + 1) / 2, kernel, unit * tilt)
+    return (image + 1) / 2, kernel, unit * tilt
 
 
 def sides(height: int, width: int, kernel_size: int, unit: float) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 """DDNM and DDNM+: Wang, Yu and Zhang, "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model", ICLR
-2023, arXiv 2212.00490, for a kernel that is known. Without the time travel of its Algorithm 2.
+2023, arXiv 2212.00490, for a kernel that is known. The time travel of its Algorithm 2 is left out.
 
 At each step the prior's image keeps its null-space part, and its range part becomes that of the measurement:
-x_hat = A^+ y + (1 - A^+ A) x_0 = x_0 - A^+ (A x_0 - y). With noise (DDNM+) only as far as the sampler's own noise can
-hide it: x_hat = x_0 - Sigma A^+ (A x_0 - y), and less fresh noise by as much.
+x_hat = A^+ y + (1 - A^+ A) x_0 = x_0 - A^+ (A x_0 - y). With noise (DDNM+) it moves only as far as the sampler's
+own noise can hide it: x_hat = x_0 - Sigma A^+ (A x_0 - y), and less fresh noise by as much.
 
 A blur whose border is not seen has no singular values in closed form. So Sigma A^+ is Tikhonov's inverse
 (A^T A + w)^-1 A^T, and for that both conditions of DDNM+ hold exactly, for every singular value s of A:

@@ -6,7 +6,7 @@ It is `parallel.sample` with one unknown: the ancestral sample of x_{t-1}, then 
     zeta / |y - A x_0(x_t)| * grad |y - A x_0(x_t)|^2 = 2 zeta grad |y - A x_0(x_t)|,
 
 in the Euclidean norm for Gaussian noise, for Poisson noise in |r|^2 = r^T Lambda r with
-Lambda_jj = 1 / (2 y_j), y in photons. Both on [-1, 1], as in the paper.
+Lambda_jj = 1 / (2 y_j), y in photons. Both norms are taken on [-1, 1], as in the paper.
 """
 
 import torch
@@ -38,8 +38,7 @@ def restore(given: Deblurring, zeta: float | None = None, alpha_bar: Tensor | No
         zeta: step size, for images of PAPER_SIZE values; None for one that goes with the noise.
         alpha_bar: (T,), the schedule; by default the linear one.
 
-    Raises:
-        EstimationError: something became not a number on the way.
+    Raises EstimationError where something became not a number on the way.
     """
     prior, sigma, radius, steps = given.prior, given.sigma, given.blur.radius, given.steps or STEPS
     if prior is None:
@@ -71,8 +70,7 @@ def restore(given: Deblurring, zeta: float | None = None, alpha_bar: Tensor | No
 def precision(y: Tensor, photons: float) -> tuple[Tensor, float]:
     """Lambda for pixels y in [0, 1], over its mean, so that the move is as long as under Gaussian noise of the level.
 
-    Returns:
-        (1, C, H, W), and the standard deviation of the noise that it has made even, in image units.
+    Returns (1, C, H, W), and the standard deviation of the noise that it has made even, in image units.
     """
     counted = photons * F.avg_pool2d(y, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
     weight = 1 / (2 * counted.clamp_min(FEWEST_PHOTONS))

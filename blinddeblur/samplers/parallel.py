@@ -19,7 +19,7 @@ from blinddeblur.errors import EstimationError
 from blinddeblur.samplers.schedule import Diffusion, Level, levels
 
 STEP_SIZE = 0.3  # alpha of the paper
-STEPS = 1000
+STEPS = 1000  # as long as the schedule: no respacing
 
 Estimates = dict[str, Tensor]
 
@@ -100,11 +100,8 @@ def sample(
             one: the objective is called with each of them and all that is no part, and the part moves before the next
             is looked at; what is no part moves after all, down the mean gradient.
 
-    Returns:
-        the unknowns, on [-1, 1] but for the last move down the gradient.
-
-    Raises:
-        EstimationError: something became not a number on the way.
+    Returns the unknowns, on [-1, 1] but for the last move down the gradient. Raises EstimationError where something
+    became not a number on the way.
     """
 
     def drawn(name: str, index: int) -> Tensor:

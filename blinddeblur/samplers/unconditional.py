@@ -1,4 +1,4 @@
-"""What a prior believes: images or kernels out of noise, without any measurement.
+"""What a prior believes: images, kernels or tilts out of noise, without any measurement.
 
 The reverse diffusion of Song et al. 2021 in the variance-exploding form, by Euler's method between noise levels
 such as `schedule.curved`.
@@ -18,26 +18,20 @@ def sample(
     x: Tensor,
     sigmas: list[float],
     generator: torch.Generator | None = None,
-    randomness: float = 1.0,
     callback: Callable[[int, Tensor], None] = lambda index, x0: None,
 ) -> Tensor:
-    """Follow the reverse diffusion from `x` to the end.
+    """Follow the reverse diffusion from `x` to the end, by ancestral sampling: (B, C, H, W), not clipped.
 
     Args:
         denoise: the prior.
         x: (B, C, H, W), an image with noise of standard deviation sigmas[0]; pure noise where that is large.
         sigmas: falling noise levels, the last one 0.
         generator: of the noise that is injected, on the CPU.
-        randomness: share of the variance between two levels that is replaced by fresh noise: 1 for the stochastic
-            equation (ancestral sampling), 0 for the deterministic one.
         callback: told the index of each step and the denoised estimate there.
-
-    Returns:
-        (B, C, H, W): a sample, not clipped.
     """
     for index, (sigma, following) in enumerate(pairwise(sigmas)):
         x0 = denoise(x, sigma)
-        fresh = randomness * following**2 * (1 - (following / sigma) ** 2)  # the posterior variance given x0
+        fresh = following**2 * (1 - (following / sigma) ** 2)  # the posterior variance given x0
         kept = (following**2 - fresh) ** 0.5
         x = x0 + kept / sigma * (x - x0)
         if fresh > 0:

@@ -13,15 +13,12 @@ def seed(*key: int) -> int:
 
 
 def white_noise(key: tuple[int, ...], top: int, left: int, shape: tuple[int, int, int]) -> Tensor:
-    """Standard normal noise.
+    """Standard normal noise, (1, C, h, w) float32, on the CPU.
 
     Args:
         key: which noise; numbers, zero or larger.
         top, left: of the part; may be negative, where a photo is continued beyond its frame.
         shape: (C, h, w).
-
-    Returns:
-        (1, C, h, w) float32, on the CPU.
     """
     channels, height, width = shape
     noise = torch.empty(channels, height, width)

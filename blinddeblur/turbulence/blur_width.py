@@ -26,7 +26,7 @@ def from_spectrum(y: Tensor, blurs: Blurs, sigma: float) -> Tensor:
 
 
 def from_tilts(tilts: Tensor, cell: int, prior: KolmogorovTilt, blurs: Blurs) -> Tensor:
-    """(M,): the same for tilts (N, 2, h, w) in pixels at the centres of cells, N of 2 and more."""
+    """(M,): the logarithm of how likely each blur is for tilts (N, 2, h, w), N >= 2, in pixels at centres of cells."""
     strength = max(strength_of(tilts, cell, prior), LEAST_STRENGTH)
     return -0.5 * ((blurs.strengths.clamp_min(LEAST_STRENGTH) / strength).log() / FROM_TILT) ** 2
 

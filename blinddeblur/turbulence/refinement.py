@@ -55,8 +55,7 @@ def estimate(
         steps: number of noise levels.
         generator: of the injected noise, on the CPU.
 
-    Returns:
-        the kernel (K, K) of the blur, and tilts as `registration.register` has them. The image follows from both.
+    Returns the kernel (K, K) of the blur, and tilts as `registration.register` has them. The image follows from both.
     """
     left = sigma * float(weights.square().sum().sqrt())
     seen = registration.still(frames, tilts, weights, sigma)

@@ -16,7 +16,7 @@ from blinddeblur.priors.kolmogorov import KolmogorovTilt
 from blinddeblur.priors.window import torus_of
 from blinddeblur.solvers import conjugate_gradient
 
-CELL = 4  # pixels
+CELL = 4  # pixels a side of the cells at whose centres tilts are kept
 ITERATIONS = 24  # of conjugate gradients; 12 leave an error of 0.26 px where 24 leave 0.23 and 60 leave 0.22
 OUTLIER = 3.0  # standard deviations beyond which a pixel counts less: something moved, or noise that is none of ours
 

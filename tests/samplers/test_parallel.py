@@ -1,6 +1,7 @@
 """Parallel diffusions of any unknowns, and turbulence as one case, with priors whose answers are known."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -204,6 +205,12 @@ def field(height: int, width: int) -> Tensor:
     return torch.stack([row.expand(-1, width), column.expand(height, -1)])[None] / UNIT
 
 
+class Found(NamedTuple):
+    image: Tensor
+    kernel: Tensor
+    tilt: Tensor
+
+
 class Setting:
     """A frame of 24 x 28 pixels behind a known image, kernel and tilt."""
 
@@ -217,19 +224,17 @@ class Setting:
         margin = (self.x.shape[-1] - self.width) // 2
         image = Tile(margin, margin, self.height, self.width).of(self.x)
         tilt = UNIT * self.tilt[..., 2:-2, 2:-2]
-        self.truth = blinddps_turbulence.ThroughTurbulence((image + 1) / 2, self.kernel, tilt)
+        self.truth = Found((image + 1) / 2, self.kernel, tilt)
 
     def sure(self) -> dict[str, Diffusion]:
         """Priors that know the answer."""
         return {"image": Gaussian(self.x, 1e-3), "kernel": Gaussian(bell(), 1e-3), "tilt": Gaussian(self.tilt, 1e-3)}
 
-    def run(
-        self, priors: dict[str, Diffusion], steps: int = 20, seed: int = 0, **options: object
-    ) -> blinddps_turbulence.ThroughTurbulence:
-        return blinddps_turbulence.sample(
+    def run(self, priors: dict[str, Diffusion], steps: int = 20, seed: int = 0, **options: object) -> Found:
+        return Found(*blinddps_turbulence.sample(
             priors["image"], priors["kernel"], priors["tilt"], self.y, SIZE, UNIT, steps,
             generator=generator(seed), **options,  # type: ignore[arg-type]
-        )  # fmt: skip
+        ))  # fmt: skip
 
 
 @pytest.fixture
@@ -256,7 +261,7 @@ def test_the_measurement_finds_each_unknown_where_the_others_are_known(
     setting: Setting, name: str, vague: Diffusion, within: float
 ) -> None:
     """Against what the prior draws when the measurement is not heard."""
-    index = blinddps_turbulence.ThroughTurbulence._fields.index(name)
+    index = Found._fields.index(name)
     priors = setting.sure() | {name: vague}
     deaf, heard = (setting.run(priors, 100, step_size=size) for size in (0.0, 1.0))
     assert error(heard[index], setting.truth[index]) < within * error(deaf[index], setting.truth[index])
@@ -275,7 +280,7 @@ def test_turbulence_explains_the_frame_by_all_three_together(setting: Setting) -
     assert [(s.index, s.total) for s in seen] == [(i, 100) for i in range(100)]
     assert all(s.image.shape == setting.y.shape for s in seen)
 
-    def residual(found: blinddps_turbulence.ThroughTurbulence) -> float:
+    def residual(found: Found) -> float:
         explained = blur(warp(found.image, found.tilt), found.kernel)  # without what lies beyond the frame
         return error(explained[..., 2:-2, 2:-2], setting.y[..., 4:-4, 4:-4])
 
@@ -308,11 +313,11 @@ def test_networks_of_fixed_size_see_only_that_size(setting: Setting) -> None:
     assert [tuple(value.shape) for value in found] == [(1, 1, 24, 28), (5, 5), (1, 2, 24, 28)]
 
 
-def shipped(y: Tensor, prior: KolmogorovTilt, steps: int, seed: int) -> blinddps_turbulence.ThroughTurbulence:
+def shipped(y: Tensor, prior: KolmogorovTilt, steps: int, seed: int) -> Found:
     torch.set_default_dtype(torch.float32)
     photo, kernel = blinddeblur.load_prior("photo"), blinddeblur.load_prior("kernel")
     priors = (photo.predict, kernel.predict, prior.predict)
-    return blinddps_turbulence.sample(*priors, y, 15, prior.unit, steps, generator=generator(seed))
+    return Found(*blinddps_turbulence.sample(*priors, y, 15, prior.unit, steps, generator=generator(seed)))
 
 
 def hazy(side: int, prior: KolmogorovTilt) -> Tensor:
