@@ -135,7 +135,8 @@ class SequenceOutcome(Outcome):
     @property
     def details(self) -> str:
         """The line that --verbose adds."""
-        return f"{super().details}, tilt {self.tilt_rms:.2f} px"
+        noise, others = super().details.split(", ", maxsplit=1)
+        return f"{noise}, tilt {self.tilt_rms:.2f} px, {others}"
 
 
 def told(result: "Restored") -> dict[str, Any]:
