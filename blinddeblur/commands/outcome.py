@@ -58,13 +58,19 @@ class Outcome:
     @property
     def details(self) -> str:
         """The line that --verbose adds."""
-        rows, columns = self.kernel_extent
-        kernel = f"kernel {rows}x{columns} px, residual {255 * self.residual:.2f}/255"
-        return ", ".join([f"  noise {255 * self.sigma:.2f}/255", kernel])
+        return "  " + ", ".join(self._figures())
 
     def facts(self) -> dict[str, Any]:
         """The record that --json prints."""
         return {name: _plain(value) for name, value in asdict(self).items()}
+
+    def _figures(self) -> list[str]:
+        rows, columns = self.kernel_extent
+        return [
+            f"noise {255 * self.sigma:.2f}/255",
+            f"kernel {rows}x{columns} px",
+            f"residual {255 * self.residual:.2f}/255",
+        ]
 
 
 @dataclass(frozen=True)
@@ -91,17 +97,15 @@ class PhotoOutcome(Outcome):
     uncertainty: Path | None = None
     mean_uncertainty: float | None = None
 
-    @property
-    def details(self) -> str:
-        """The line that --verbose adds."""
-        parts = [super().details]
+    def _figures(self) -> list[str]:
+        figures = super()._figures()
         if self.mean_uncertainty is not None:
-            parts.append(f"uncertainty {255 * self.mean_uncertainty:.2f}/255")
+            figures.append(f"uncertainty {255 * self.mean_uncertainty:.2f}/255")
         if self.varying:
-            parts.append("blur that varies")
+            figures.append("blur that varies")
         if self.confidence is not None:
-            parts.append(f"confidence {self.confidence:.2f}")
-        return ", ".join(parts)
+            figures.append(f"confidence {self.confidence:.2f}")
+        return figures
 
 
 @dataclass(frozen=True)
@@ -132,11 +136,9 @@ class SequenceOutcome(Outcome):
         number = f"{self.frames} frame{'s' if self.frames > 1 else ''}"
         return f"{self.input} -> {self.restored} ({number}, {self.seconds:.1f} s)"
 
-    @property
-    def details(self) -> str:
-        """The line that --verbose adds."""
-        noise, others = super().details.split(", ", maxsplit=1)
-        return f"{noise}, tilt {self.tilt_rms:.2f} px, {others}"
+    def _figures(self) -> list[str]:
+        noise, *others = super()._figures()
+        return [noise, f"tilt {self.tilt_rms:.2f} px", *others]
 
 
 def told(result: "Restored") -> dict[str, Any]:
