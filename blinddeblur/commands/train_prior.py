@@ -17,15 +17,26 @@ TITLES = {
 
 
 def run(
-    kind: str, console: Console, photos: Path | None, widths: str | None, share: list[str] | None, **chosen: Any
+    kind: str,
+    console: Console,
+    photos: Path | None,
+    share: list[str] | None,
+    widths: str | None = None,
+    **chosen: Any,
 ) -> int:
-    """Train an "image" or "kernel" prior, of widths N,N,... and with each share FOLDER=WEIGHT; returns the exit code.
+    """Train a prior of a kind, of widths N,N,... and with each share FOLDER=WEIGHT; returns the exit code.
 
-    `chosen` are further fields of Options. For the errors see `recipes.train_prior`.
+    Args:
+        kind: "image", "kernel", "spectra" or "judge".
+        chosen: further fields of Options.
+
+    For the errors see `recipes.train_prior`, `spectra.train_spectra` and `judge.train_judge`.
     """
+    options = Options(widths=_widths(widths), shares=_shares(share or []), **chosen)
+    if kind in ("spectra", "judge") and photos is not None:
+        return _told(kind, console, photos, options)
     from blinddeblur.training.recipes import train_prior
 
-    options = Options(widths=_widths(widths), shares=_shares(share or []), **chosen)
     with console.work(str(options.output)) as work:
         trained = train_prior(kind, photos, options, work.stage, console.warning)
     if console.quiet:
@@ -37,6 +48,22 @@ def run(
     if not trained.news:
         spent = f"{trained.status.minutes:.3g} of {options.minutes:g} minutes were spent already"
         console.warning(f"There was nothing left to do: {spent}. Give a larger --minutes to go on.")
+    return 0
+
+
+def _told(kind: str, console: Console, photos: Path, options: Options) -> int:
+    """What needs no network of its own: a table of how good it is, and the files."""
+    from blinddeblur.training.judge import train_judge
+    from blinddeblur.training.spectra import train_spectra
+
+    train = {"spectra": train_spectra, "judge": train_judge}[kind]
+    with console.work(str(options.output)) as work:
+        figures, paths = train(photos, options, work.stage, console.warning)
+    if not console.quiet:
+        numbers = {name: value for name, value in figures.items() if not isinstance(value, list)}
+        console.table(["", ""], [[name.replace("_", " "), f"{value:.3g}"] for name, value in numbers.items()])
+        for path in paths:
+            console.say(str(path))
     return 0
 
 

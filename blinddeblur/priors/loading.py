@@ -10,6 +10,8 @@ from blinddeblur.errors import UsageError, WeightsError
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.conditioned import ConditionedKernelUNet
 from blinddeblur.priors.guided_diffusion import GuidedDiffusion, GuidedDiffusionUNet
+from blinddeblur.priors.judgement import Judgement
+from blinddeblur.priors.photo_spectra import SIZE, PhotoSpectra
 from blinddeblur.priors.prior import Network, Prior
 from blinddeblur.weights.cache import checksum, load_state
 from blinddeblur.weights.manifest import Entry, find
@@ -44,6 +46,32 @@ def load_prior(name: str = "photo", device: str | torch.device = "cpu", kind: st
     image_size = None if isinstance(network, CompactUNet) else network.image_size
     half = not isinstance(network, GuidedDiffusion) and half_is_faster(torch.device(device))
     return Prior(entry.name, entry.kind, checksum(entry), network, network.channels, image_size, half)
+
+
+def load_spectra(name: str = "photo-spectra", device: str | torch.device = "cpu") -> PhotoSpectra:
+    """A prior over the spectra of sharp photos, by name or folder as in `load_prior`, whose errors it raises."""
+    state = _state(name, "spectra")
+    spectra = PhotoSpectra(torch.zeros(SIZE), torch.zeros(SIZE, SIZE))
+    for tensor, key in ((spectra.mean, "mean"), (spectra.precision, "precision")):
+        if key not in state or state[key].shape != tensor.shape:
+            raise WeightsError(f"The weights {name} hold no {key} of {list(tensor.shape)} numbers.")
+        tensor.copy_(state[key])
+    return spectra.to(torch.device(device))
+
+
+def load_judgement(name: str = "judge") -> Judgement:
+    """What is expected of restorations, by name or folder as in `load_prior`, whose errors it raises."""
+    judgement = Judgement()
+    load_strictly(judgement, _state(name, "judge"), name)
+    return judgement.eval().requires_grad_(False)
+
+
+def _state(name: str, kind: str) -> Mapping[str, Tensor]:
+    """The tensors of an entry of that kind."""
+    entry = find(name)
+    if entry.kind != kind:
+        raise UsageError(f"{name} is a prior of kind {entry.kind}; here one of kind {kind} is needed.")
+    return load_state(entry)
 
 
 def build(entry: Entry) -> Network:

@@ -14,17 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blinddeblur.errors import UsageError, WeightsError
-from blinddeblur.weights.cache import load_state
-from blinddeblur.weights.manifest import find
-
 SLOPE = -2.1  # of the logarithm of power over that of frequency: about that of photographs, so that c is small
 KNOTS, LOWEST, HIGHEST = 11, 0.01, 0.55  # hats of ln |f|, in cycles per pixel
 ANGULAR_KNOTS, ANGULAR_LOWEST, ANGULAR_HIGHEST = 3, 0.02, 0.5  # hats that the waves of the angle are multiplied by
 WAVES = (2, 4, 6, 8)  # periods around the circle; odd ones cannot be, since power is the same at f and -f
 SIZE = KNOTS + 2 * len(WAVES) * ANGULAR_KNOTS  # coefficients
 TEMPER = 10.0  # 5 to 20 choose kernels as well within .1 dB on 32 crops; 1 and 40 do not
-KIND = "spectra"  # of its entries in weights.toml
 
 
 @dataclass(frozen=True)
@@ -50,23 +45,6 @@ class PhotoSpectra:
     def to(self, device: torch.device) -> "PhotoSpectra":
         """The same on a device."""
         return PhotoSpectra(self.mean.to(device), self.precision.to(device))
-
-
-def load_spectra(name: str = "photo-spectra", device: str | torch.device = "cpu") -> PhotoSpectra:
-    """A prior over spectra by its name in weights.toml, or by the folder that `train spectra` wrote.
-
-    Raises:
-        UsageError: there is none of that name, or it is of another kind.
-        WeightsError: it is missing or damaged.
-    """
-    entry = find(name)
-    if entry.kind != KIND:
-        raise UsageError(f"{name} is a prior of kind {entry.kind}; here one of kind {KIND} is needed.")
-    state = load_state(entry)
-    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    if shapes != {"mean": (SIZE,), "precision": (SIZE, SIZE)}:
-        raise WeightsError(f"The weights {name} hold {shapes}, and no mean and precision of {SIZE} numbers.")
-    return PhotoSpectra(state["mean"].float(), state["precision"].float()).to(torch.device(device))
 
 
 def frequencies(height: int, width: int) -> tuple[Tensor, Tensor]:

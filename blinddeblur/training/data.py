@@ -131,6 +131,19 @@ def find_photos(folder: Path, shares: Mapping[str, float] | None = None, beside:
     return groups
 
 
+def without_held_out(photos: Path, options: Options, warn: Warn) -> tuple[list[Path], list[Path]]:
+    """The photos of a folder to learn from, and those to validate on; where there are none of the one kind, the other.
+
+    For the errors see `find_photos`.
+    """
+    paths = [path for group in find_photos(photos, options.shares, beside=options.output) for path in group.paths]
+    held_out = [path for path in paths if _lot(path.relative_to(photos)) < HELD_OUT]
+    kept = sorted(set(paths).difference(held_out))
+    if not kept or not held_out:
+        warn("No photo is left to validate on: the figures are on what was learned from, and say little.")
+    return kept or held_out, held_out or kept
+
+
 def read_pixels(path: Path) -> RGB8:
     """(H, W, 3), RGB, 8 bits. Raises PhotoError for what is no photo, or damaged."""
     pixels = decoding.read(path).pixels

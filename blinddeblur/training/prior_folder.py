@@ -12,20 +12,20 @@ training.lock      held while a training writes here; the system frees it even i
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import filelock
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor
 
 from blinddeblur.errors import OutputError
 from blinddeblur.files import encoding
 from blinddeblur.files.photo import Photo
 from blinddeblur.files.together import write_bytes
+from blinddeblur.pictures.canvas import Picture
 from blinddeblur.training.loop import TrainingStatus
-from blinddeblur.training.validation import Validation
 
 LOG_HEADER = "step,minutes,loss,learning_rate\n"
 
@@ -76,24 +76,34 @@ class PriorFolder:
                 raise OutputError(f"{self.path} cannot be written: {error.strerror}. Choose another -o.") from error
             yield log
 
-    def publish(self, average: nn.Module, entry: dict[str, Any], name: str, validation: Validation) -> list[Path]:
+    def publish(
+        self,
+        tensors: Mapping[str, Tensor],
+        entry: dict[str, Any],
+        name: str,
+        figures: dict[str, Any],
+        samples: Picture | None = None,
+    ) -> list[Path]:
         """Write what the folder is used for, the entry last; returns every file.
 
         Args:
-            average: the network.
+            tensors: by their names, in the precision to keep.
             entry: fields of weights.toml but those that follow from the file.
             name: of the entry and of the file.
-            validation: figures and pictures.
+            figures: how good it is.
+            samples: a picture of that, (H, W, C) uint8.
         """
         weights = self.path / f"{name}.safetensors"
-        data = save({key: value.half().cpu().contiguous() for key, value in average.state_dict().items()})
+        data = save({key: value.cpu().contiguous() for key, value in tensors.items()})
         write_bytes(data, weights, overwrite=True)
-        write_bytes((json.dumps(validation.figures, indent=2) + "\n").encode(), self.validation, overwrite=True)
-        encoding.write(Photo(validation.samples), self.samples, overwrite=True)
+        write_bytes((json.dumps(figures, indent=2) + "\n").encode(), self.validation, overwrite=True)
+        if samples is not None:
+            encoding.write(Photo(samples), self.samples, overwrite=True)
         digest = hashlib.sha256(data).hexdigest()
         fields = entry | {"file": weights.name, "addresses": [], "size": len(data), "sha256": digest, "bundled": False}
         write_bytes(_toml(name, fields).encode(), self.weights, overwrite=True)
-        return [weights, self.weights, self.validation, self.samples, self.log, self.checkpoint]
+        paths = [weights, self.weights, self.validation, self.samples, self.log, self.checkpoint]
+        return [path for path in paths if path.exists()]
 
 
 def record(log: IO[str], status: TrainingStatus) -> None:

@@ -149,7 +149,9 @@ def train_prior(
         def publish(average: nn.Module, status: TrainingStatus) -> None:
             facts = {"validated_on": data.validated, "steps": status.step, "minutes": round(status.minutes, 2)}
             result = validate(average, data.clean, recipe.levels, precision, data.photos, **facts)
-            paths = folder.publish(average, _entry(about, data, options, status), about["name"], result)
+            weights = {key: value.half() for key, value in average.state_dict().items()}
+            entry = _entry(about, data, options, status)
+            paths = folder.publish(weights, entry, about["name"], result.figures, result.samples)
             trained[:] = [Trained(result.figures, paths, status, unfinished)]
 
         train(

@@ -12,8 +12,8 @@ from typing import Any
 
 from blinddeblur.errors import UsageError, WeightsError
 
-KINDS = ("image", "kernel", "tilt")
-ARCHITECTURES = ("compact", "conditioned", "guided-diffusion")
+KINDS = ("image", "kernel", "tilt", "spectra", "judge")
+ARCHITECTURES = ("compact", "conditioned", "guided-diffusion", "spectra", "judgement")
 RETRAIN = "Run its training again, or copy its whole folder anew."
 
 _HERE = Path(__file__).parent

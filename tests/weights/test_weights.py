@@ -139,16 +139,19 @@ def test_shipped_manifest_lists_every_prior() -> None:
         "photo": "image",
         "kernel": "kernel",
         "photo-kernel": "kernel",
+        "photo-spectra": "spectra",
+        "judge": "judge",
         "ffhq-256": "image",
         "imagenet-256": "image",
         "blinddps-kernel": "kernel",
         "blinddps-tilt": "tilt",
     }
     assert {name: entry.kind for name, entry in entries.items()} == kinds
-    assert [name for name, entry in entries.items() if entry.bundled] == ["photo", "kernel", "photo-kernel"]
+    bundled = ["photo", "kernel", "photo-kernel", "photo-spectra", "judge"]
+    assert [name for name, entry in entries.items() if entry.bundled] == bundled
     for name, entry in entries.items():
         assert entry.name == name
-        assert entry.parameters
+        assert entry.parameters or entry.kind in ("spectra", "judge")
         assert entry.licence
         assert entry.trained_on
 
@@ -168,7 +171,7 @@ def test_shipped_manifest_says_what_is_unpublished() -> None:
 
 def test_bundled_files_are_as_listed() -> None:
     bundled = [entry for entry in manifest().values() if entry.bundled]
-    assert [status(entry, hashed=True).state for entry in bundled] == [State.BUNDLED] * 3
+    assert [status(entry, hashed=True).state for entry in bundled] == [State.BUNDLED] * 5
     assert sum(entry.size or 0 for entry in bundled) < 40e6
 
 
@@ -247,7 +250,7 @@ def test_missing_manifest(tmp_path: Path) -> None:
 
 def test_find() -> None:
     assert find("ffhq-256").file == "ffhq_10m.pt"
-    with pytest.raises(UsageError, match=r"no weights named ffhq.*photo, kernel, photo-kernel, ffhq-256"):
+    with pytest.raises(UsageError, match=r"named ffhq.*photo, kernel, photo-kernel, photo-spectra, judge, ffhq-256"):
         find("ffhq")
 
 
