@@ -98,13 +98,19 @@ def restore(
         str, typer.Option(metavar="gaussian|poisson", help="Of dps: which noise it expects.")
     ] = "gaussian",
     linear: Annotated[
-        bool, typer.Option("--linear", help="Take the blur as one of linear light, which fits bright lights better.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--linear/--encoded", help="What was blurred: linear light, or the file's values. (default: find)"
+        ),
+    ] = None,
     device: Device = "auto",
     seed: SameSeed = 0,
     samples: Annotated[
         int, typer.Option(metavar="N", help="Also N other images that explain the photo, and an uncertainty map.")
     ] = 0,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also how far each pixel can be trusted; quicker than with samples.")
+    ] = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also NAME.compare.png: before, after and kernel side by side.")
     ] = False,
@@ -155,9 +161,9 @@ def restore(
     Folders given with -o are mirrored there. Photos of a folder that are finished already are
     skipped, so the same command goes on where it was stopped.
 
-    With --samples also NAME.sample-1.EXT and so on, and how far each pixel can be trusted:
-    NAME.uncertainty.npy, a standard deviation on the scale where white is 1, and
-    NAME.uncertainty.png, whose white is 0.1 of that and more.
+    With --samples also NAME.sample-1.EXT and so on. With these, or with --uncertainty alone,
+    how far each pixel can be trusted: NAME.uncertainty.npy, a standard deviation on the scale
+    where white is 1, and NAME.uncertainty.png, whose white is 0.1 of that and more.
 
     Exit codes: 0 all restored, 1 some failed, 2 wrong usage, 3 weights missing or not as listed.
     """
@@ -184,6 +190,7 @@ def restore(
             device=device,
             seed=seed,
             samples=samples,
+            uncertainty=uncertainty,
             crop=_region(crop),
             tile=_number("--tile", tile, int),
             overlap=_number("--overlap", overlap, int),
@@ -192,7 +199,9 @@ def restore(
             raise UsageError("Standard output cannot hold a photo and JSON. Give a file as -o, or leave out --json.")
         if preview and (kernel is not None or not settings.traits.refines):
             raise UsageError("A preview shows what the estimate of the method fast leads to. Leave out --preview.")
-        wishes = Wishes(samples, compare, preview, record, kernel_map, overwrite, _most_pixels(max_megapixels))
+        wishes = Wishes(
+            samples, uncertainty, compare, preview, record, kernel_map, overwrite, _most_pixels(max_megapixels)
+        )
         way = Way(workers, dask, fail_fast, report)
         jobs = plan(photos, output, wishes, recursive, include)
         return forecast(jobs, settings, console) if dry_run else run(jobs, settings, console, way)
@@ -430,6 +439,39 @@ def train_kernel(
     The same command again goes on where an earlier one was stopped, by whatever.
     """
     _train("kernel", **locals())
+
+
+@train_app.command("spectra")
+def train_spectra(
+    photos: Annotated[Path, typer.Argument(help="A folder of sharp photos, subfolders included.")],
+    output: Output,
+    share: Share = None,
+    name: Name = None,
+    seed: Seed = Options.seed,
+    licence: Licence = Options.licence,
+    quiet: Quiet = False,
+) -> None:
+    """Learn the spectra of sharp photos, by which the judge tells blur from none: a minute or two."""
+    _train("spectra", **locals())
+
+
+@train_app.command("judge")
+def train_judge(
+    photos: Annotated[Path, typer.Argument(help="A folder of sharp photos, subfolders included.")],
+    output: Output,
+    minutes: Minutes = Options.minutes,
+    share: Share = None,
+    name: Name = None,
+    device: Device = Options.device,
+    seed: Seed = Options.seed,
+    licence: Licence = Options.licence,
+    quiet: Quiet = False,
+) -> None:
+    """Learn what restorations are worth, by blurring photos and looking for their blur.
+
+    The same command with more --minutes goes on where an earlier one ended, by whatever.
+    """
+    _train("judge", **locals())
 
 
 def _train(kind: str, quiet: bool, **chosen: Any) -> None:

@@ -129,12 +129,14 @@ class Settings(CommonSettings):
         sparsity: of blinddps: of the kernel, "l1" as the paper has it for faces, "l0" as for animals, or "none".
         noise: "gaussian" or "poisson"; the second is for dps.
         kernel_size: side of the kernel's array, odd; None to find it.
-        linear: whether linear light was blurred, as in a camera, rather than the sRGB-encoded values of the file.
+        linear: whether linear light was blurred, as in a camera, rather than the sRGB-encoded values of the file; None
+            to find it out.
         crop: (x, y, width, height) in pixels, the part of the photo to estimate the kernel on; None to find it.
         tile: side of the tiles that are restored one after the other, in pixels; None to choose it.
         overlap: pixels over which neighbouring tiles fade into each other, besides those the blur reaches; None to
             choose it.
         samples: how many samples of the posterior are drawn besides, for the uncertainty map; 0, or 2 to 64.
+        uncertainty: whether there is an uncertainty map without samples, a quick one.
     """
 
     methods = METHODS
@@ -143,8 +145,9 @@ class Settings(CommonSettings):
     sparsity: str = CHOICES["sparsity"][0]
     noise: str = CHOICES["noise"][0]
     kernel_size: int | None = None
-    linear: bool = False
+    linear: bool | None = None
     samples: int = 0
+    uncertainty: bool = False
     crop: tuple[int, int, int, int] | None = None
     tile: int | None = None
     overlap: int | None = None
@@ -194,6 +197,10 @@ class Settings(CommonSettings):
             )
         if self.samples and not method.refines:
             raise UsageError(f"Samples are drawn by the method fast. Leave out --samples, or --method {self.method}.")
+        if self.uncertainty and not method.refines:
+            raise UsageError(
+                f"The uncertainty is that of the method fast. Leave out --uncertainty, or --method {self.method}."
+            )
 
     @property
     def conditioned(self) -> bool:

@@ -10,6 +10,9 @@ import pytest
 import torch
 from scenes import streak
 
+from blinddeblur.estimation import hypotheses, judging
+from blinddeblur.physics import kernels
+
 # Two OpenMP teams on one pair of cores wait for each other: tests are small and one thread is fastest.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start
@@ -21,6 +24,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("BLINDDEBLUR_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quick_search(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any kernel will do for most tests: fewer are looked for and tried, unless a test is marked `whole_search`."""
+    if request.node.get_closest_marker("whole_search") is None:
+        monkeypatch.setattr(
+            hypotheses, "from_coarse_to_fine", lambda denoise, y, *others: kernels.gaussian(1.0, y.y.device)
+        )
+        monkeypatch.setattr(judging, "RESTORED", 2)
+        monkeypatch.setattr(judging, "RETRIED", 0)
+        monkeypatch.setattr(judging, "STEPS", 3)
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ class PhotoOutcome(Outcome):
         comparison: the picture of before, after and kernel.
         kernel_map: the picture of the kernels of all places.
         varying: whether the blur varies over the photo.
-        confidence, kernel_prior: as in the engine's Result.
+        confidence, expected_gain, hopeless, kernel_prior: as in the engine's Result.
         samples: their files.
         uncertainty_preview, uncertainty: the picture and the array of how far each pixel can be trusted.
         mean_uncertainty: over all pixels.
@@ -91,6 +91,8 @@ class PhotoOutcome(Outcome):
     kernel_map: Path | None
     varying: bool
     confidence: float | None
+    expected_gain: float | None
+    hopeless: bool
     kernel_prior: str | None
     samples: tuple[Path, ...] | None = None
     uncertainty_preview: Path | None = None
@@ -103,8 +105,8 @@ class PhotoOutcome(Outcome):
             figures.append(f"uncertainty {255 * self.mean_uncertainty:.2f}/255")
         if self.varying:
             figures.append("blur that varies")
-        if self.confidence is not None:
-            figures.append(f"confidence {self.confidence:.2f}")
+        if self.confidence is not None and self.expected_gain is not None:
+            figures.append(f"{self.expected_gain:+.1f} dB expected, confidence {self.confidence:.2f}")
         return figures
 
 

@@ -22,6 +22,7 @@ class Wishes:
 
     Attributes:
         samples: how many samples of the posterior are written.
+        uncertainty: whether a map of the errors to be expected is written; it always is with samples.
         compare, preview: whether a picture of before, after and kernel is written, and a small result beforehand.
         recording, kernel_map: where the animation and the grid of kernels of a single photo go.
         overwrite: whether results that exist already are replaced.
@@ -29,6 +30,7 @@ class Wishes:
     """
 
     samples: int = 0
+    uncertainty: bool = False
     compare: bool = False
     preview: bool = False
     recording: Path | None = None
@@ -67,7 +69,7 @@ class Job:
         if self.restored == STREAM:
             return ()
         wishes = self.wishes
-        maps = uncertainty_paths(self.stem) if wishes.samples else ()
+        maps = uncertainty_paths(self.stem) if wishes.samples or wishes.uncertainty else ()
         pictures = (self.comparison,) if wishes.compare else ()
         named = (path for path in (wishes.recording, wishes.kernel_map) if path is not None)
         return *kernel_paths(self.stem), *self.sample_paths, *maps, *pictures, *named, self.restored
@@ -115,7 +117,7 @@ def plan(
             raise UsageError(f"{output or STREAM} is one file, and there are {len(found)} photos. Give a folder as -o.")
         target = STREAM if streamed or output is None else output
         jobs = [Job(found[0][0], target, target.with_suffix(""), wishes)]
-        if streamed and (wishes.samples or wishes.compare or wishes.preview):
+        if streamed and (wishes.samples or wishes.uncertainty or wishes.compare or wishes.preview):
             raise UsageError("Standard output holds the restored photo alone. Give a file or a folder as -o.")
     else:
         places = [(source, (output / below) if output else source.parent) for source, below in found]

@@ -254,8 +254,8 @@ def produce(engine: "Engine", job: Job, data: bytes, add: Add, progress: Progres
             add(content, path)
         if wishes.recording is not None:
             add(recording.gif(), wishes.recording)
-    # A sharp photo is not compressed once more.
-    unchanged = result.sharp and (job.restored == STREAM or job.restored.suffix == job.source.suffix)
+    # What comes back as it was is not compressed once more.
+    unchanged = result.unchanged and (job.restored == STREAM or job.restored.suffix == job.source.suffix)
     add(data if unchanged else encoding.encode(picture.with_pixels(result.image), ending), job.restored)
     return _outcome(job, result)
 
@@ -292,8 +292,10 @@ def _outcome(job: Job, result: "Result") -> PhotoOutcome:
         kernel_map=wishes.kernel_map,
         varying=result.kernel_map is not None,
         confidence=result.confidence,
+        expected_gain=result.expected_gain,
+        hopeless=result.hopeless,
         kernel_prior=result.kernel_prior,
-        samples=job.sample_paths if uncertain else None,
+        samples=job.sample_paths or None,
         uncertainty_preview=uncertainty_preview,
         uncertainty=uncertainty,
         mean_uncertainty=None if result.uncertainty is None else float(result.uncertainty.mean()),

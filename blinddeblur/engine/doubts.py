@@ -2,36 +2,46 @@
 
 from torch import Tensor
 
+from blinddeblur.estimation.candidates import Candidate
 from blinddeblur.estimation.first_kernel import touches_rim
-from blinddeblur.estimation.judging import Estimate
 from blinddeblur.samplers.deblurring import model_error
 
-DOUBTFUL = 0.6  # confidence below which seven kernels in ten agree with the truth by less than .7
+DOUBTFUL = 0.8  # probability of being better than the photo below which that is said
 MISFIT = 1.5  # residual, over what a true kernel leaves at most, above which one kernel does not explain the photo
 UNLIKE = (3.0, 0.04)  # times the usual difference, and difference in [0, 1], from which on a frame is named
+ANYWAY = "give a --kernel-size to deblur it all the same."
 
 
-def of_photo(estimate: Estimate | None, sharp: bool, residual: float, sigma: float) -> tuple[str, ...]:
+def of_photo(
+    kernel: Tensor, judged: Candidate | None, sharp: bool, hopeless: bool, residual: float, sigma: float
+) -> tuple[str, ...]:
     """Sentences on what should be looked at in the result of a photo; residual and sigma are in [0, 1].
 
-    A kernel that was given has no estimate and raises no doubt.
+    Args:
+        kernel: (K, K).
+        judged: what is expected of it; None where nothing was judged.
+        sharp, hopeless: why the photo comes back unchanged.
+        residual: root mean square of what the result, blurred again, leaves of the photo.
+        sigma: standard deviation of the noise.
     """
     if sharp:
+        return (f"This photo is sharp already and is left as it is. If it is not, or only its subject moved, {ANYWAY}",)
+    if hopeless:
         return (
-            "This photo is sharp already and is left as it is. If it is not, or only its subject moved, give a "
-            "--kernel-size to deblur it all the same.",
+            "This photo is blurred, but how cannot be made out, and so it is left as it is. Estimate the blur on a "
+            f"--crop with clear edges, or {ANYWAY}",
         )
-    if estimate is None:
+    if judged is None:
         return ()
     doubts = []
-    if estimate.confidence < DOUBTFUL:
+    if judged.probability < DOUBTFUL:
         doubts.append(
-            f"The blur could not be made out clearly (confidence {estimate.confidence:.2f}), so little of it was taken "
-            "away. Look at the kernel; another --kernel-size may help."
+            f"The blur could not be made out clearly: the result is better than the photo with a probability of "
+            f"{judged.probability:.2f}. Look at the kernel; another --kernel-size may help."
         )
-    if touches_rim(estimate.kernel):
+    if touches_rim(kernel):
         doubts.append(
-            f"The blur reaches the edge of the {len(estimate.kernel)} pixels it was looked for in and may be longer. "
+            f"The blur reaches the edge of the {len(kernel)} pixels it was looked for in and may be longer. "
             "Give a larger --kernel-size, up to 127."
         )
     if residual > MISFIT * model_error(sigma):

@@ -1,13 +1,12 @@
-"""Photo -> Result, stage by stage: the noise, the kernel on a telling crop, blur that varies, the photo in tiles.
+"""Photo -> Result, stage by stage: the noise, the blur on a telling part, blur that varies, the photo in tiles.
 
 Works on arrays, prints nothing and touches no files but the weights; the command line and the Python interface
 share it.
 """
 
-import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,31 +15,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blinddeblur.devices import find_device
-from blinddeblur.engine import doubts, forecast
-from blinddeblur.engine.crops import asked_region, informative_crop, informative_regions
+from blinddeblur.engine import blending, doubts, forecast
+from blinddeblur.engine.blur_finder import BLURRED, BlurFinder
 from blinddeblur.engine.known_kernel import checked_size, given_kernel
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.engine.result import Result
 from blinddeblur.engine.tiled import TiledRestoration
-from blinddeblur.estimation import search, varying
-from blinddeblur.estimation.judging import Estimate
+from blinddeblur.estimation import varying
+from blinddeblur.estimation.candidates import Candidate
+from blinddeblur.estimation.judging import Judge
 from blinddeblur.estimation.noise import estimate_sigma
-from blinddeblur.estimation.sharpness import NO_BLUR, is_sharp
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Blur
 from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
-from blinddeblur.priors.loading import load_prior
+from blinddeblur.priors.loading import load_judgement, load_prior, load_spectra
 from blinddeblur.progress import Callback, Progress, Step, both, unheard, unseen
-from blinddeblur.samplers import blinddps, fast, posterior, white_noise
+from blinddeblur.samplers import blinddps, posterior
 from blinddeblur.samplers.deblurring import residual
 from blinddeblur.samplers.schedule import Diffusion
 from blinddeblur.settings import LARGEST_PRIOR_KERNEL, Settings
-from blinddeblur.tiles import Tile, grid
+from blinddeblur.tiles import grid
 
-ESTIMATION_SIDE = 448  # pixels a side of the crop that the kernel is estimated on: more takes time
-VARYING_SIDE = 224  # pixels of the regions that kernels which differ are looked for in
-VARYING_ROWS, VARYING_COLUMNS = 3, 4  # regions, however large the photo is
+ESTIMATION_SIDE = 448  # pixels a side of the part that the kernel is estimated on: more takes time
 LEAST_VARYING_SIDE = 400  # pixels of a photo's shorter side: in a smaller one regions would be the same
 
 
@@ -50,10 +47,12 @@ class _Found(NamedTuple):
     restored: Pixels
     kernel: Tensor
     residual: float = 0.0
+    judged: Candidate | None = None
     sharp: bool = False
-    estimate: Estimate | None = None
+    hopeless: bool = False
     varying: KernelMap | None = None
-    where: Tile | None = None  # the kernel was estimated
+    probable: tuple[tuple[Candidate, float], ...] = ()  # ways to restore the photo, and how probable each is
+    ways: tuple[tuple[Pixels, float], ...] = ()  # what those came to that were gone
 
 
 @dataclass
@@ -74,7 +73,7 @@ class Engine:
 
     settings: Settings = field(default_factory=Settings)
     estimation_side: int = ESTIMATION_SIDE
-    find_varying: Callable[..., tuple[Estimate, KernelMap | None]] = varying.estimate
+    find_varying: Callable[..., KernelMap | None] = varying.estimate
     least_varying_side: int = LEAST_VARYING_SIDE
     sample_steps: int = posterior.STEPS
 
@@ -82,14 +81,23 @@ class Engine:
         settings = self.settings
         self.device = find_device(settings.device)
         self.prior = load_prior(settings.prior, self.device, kind="image")
+        self.spectra, self.judgement = load_spectra(device=self.device), load_judgement()
         if settings.kernel is None:
             name = "photo-kernel" if settings.conditioned else "kernel"
             self.kernel_prior = load_prior(name, self.device, kind="kernel")
 
     @property
-    def tiled(self) -> TiledRestoration:
-        """What restores a photo once its blur is known."""
-        return TiledRestoration(self.prior, self.settings)
+    def finder(self) -> BlurFinder:
+        """What finds the blur of a photo."""
+        judge = Judge(self.prior.denoise, self.spectra, self.judgement, self.settings.linear)
+        return BlurFinder(
+            self.settings,
+            judge,
+            None if self.settings.kernel is not None else self.kernel_prior,
+            self.estimation_side,
+            self.find_varying,
+            self.least_varying_side,
+        )
 
     def restore(
         self,
@@ -116,119 +124,95 @@ class Engine:
         """
         start, settings = time.monotonic(), self.settings
         photo = Pixels(image, self.device)
-        patches = photo.patches()
-        sigma = estimate_sigma(patches) if settings.sigma is None else settings.sigma
+        sigma = estimate_sigma(photo.patches()) if settings.sigma is None else settings.sigma
         samples: list[NDArray[Any]] = []
-        map_of_errors = None
         with torch.inference_mode(not settings.traits.gradients):
             if settings.traits.joint:
                 found = self._jointly(photo, sigma, progress, callback)
-            elif self._looks_sharp(patches, sigma):
+            elif settings.kernel is not None:
+                found = self._knowingly(photo, sigma, progress, callback)
+            elif self.finder.looks_sharp(photo, sigma):
                 found = _Found(photo, torch.ones(1, 1, device=self.device), sharp=True)
                 callback(Step(-1, 1, photo.whole(), found.kernel))
-            elif settings.kernel is not None:
-                kernel = given_kernel(settings.kernel, photo)
-                restored, rest = self.tiled.restore(photo, KernelMap.uniform(kernel), sigma, progress, callback)
-                found = _Found(restored, kernel, rest)
             else:
                 found = self._blindly(photo, sigma, progress, callback)
+            uncertainty = None
             if settings.samples:
                 hand_over = keep or (lambda index, sample: samples.append(sample))
-                map_of_errors = self._uncertainty(photo, found, sigma, progress, hand_over)
-        estimate = found.estimate
+                uncertainty = self._sampled(photo, found, sigma, progress, hand_over)
+            elif settings.uncertainty:
+                uncertainty = blending.uncertainty(photo, found.restored, found.ways, found.judged)
+        judged = None if found.sharp or found.hopeless else found.judged
         return Result(
-            image=np.array(image) if found.sharp else found.restored.array,
+            image=np.array(image) if found.sharp or found.hopeless else found.restored.array,
             kernel=found.kernel.cpu().numpy().astype(np.float32),
             sigma=sigma,
             residual=found.residual,
             sharp=found.sharp,
-            warnings=doubts.of_photo(estimate, found.sharp, found.residual, sigma),
+            warnings=doubts.of_photo(found.kernel, judged, found.sharp, found.hopeless, found.residual, sigma),
             seconds=time.monotonic() - start,
             method=settings.method,
             prior=self.prior.name,
             checksum=self.prior.checksum,
             seed=settings.seed,
             steps=settings.effective_steps,
-            confidence=estimate.confidence if estimate else None,
+            confidence=None if judged is None else judged.probability,
+            expected_gain=None if judged is None else judged.gain,
+            hopeless=found.hopeless,
             kernel_prior=settings.kernel_prior if settings.traits.joint else None,
             kernel_map=found.varying.kernels.cpu().numpy() if found.varying else None,
             samples=np.stack(samples) if samples else None,
-            uncertainty=map_of_errors,
+            uncertainty=uncertainty,
         )
 
     def forecast(self, height: int, width: int) -> float:
         """Roughly how many seconds `restore` takes for a photo of that size, by a quick look at this machine."""
         return forecast.seconds(self.prior, self.settings, self.device, height, width, self.estimation_side)
 
-    def _looks_sharp(self, y: Tensor, sigma: float) -> bool:
-        """Whether there is no blur to look for, unless somebody says that there is by saying where or how large."""
+    def _tiled(self, judged: Candidate | None = None) -> TiledRestoration:
+        """What restores a photo with a kernel: as the settings say, and where they are silent as was judged best."""
         settings = self.settings
-        asked = (settings.kernel, settings.kernel_size, settings.crop)
-        return all(said is None for said in asked) and is_sharp(y, sigma)
+        if judged is None or not settings.traits.refines:
+            return TiledRestoration(self.prior, settings, bool(settings.linear))
+        return TiledRestoration(self.prior, settings, judged.linear, judged.caution)
+
+    def _knowingly(self, photo: Pixels, sigma: float, progress: Progress, callback: Callback) -> _Found:
+        """With a kernel that is given, of which the judge only says what it thinks."""
+        kernel = given_kernel(self.settings.kernel, photo)
+        restored, rest = self._tiled().restore(photo, KernelMap.uniform(kernel), sigma, progress, callback)
+        return _Found(restored, kernel, rest, self.finder.assess(photo, kernel))
 
     def _blindly(self, photo: Pixels, sigma: float, progress: Progress, callback: Callback) -> _Found:
-        """The kernel first, with it the photo."""
-        where = self._where(photo)
-        estimate = self._kernel(photo, where, sigma, progress, callback)
-        sharp = float(estimate.kernel.max()) > NO_BLUR
-        found = _Found(photo, estimate.kernel, sharp=sharp, estimate=estimate, where=where)
-        if not sharp:
-            estimate, kernel_map = self._kernel_map(photo, estimate, sigma, progress)
-            noise = math.hypot(sigma, estimate.error)
-            restored, rest = self.tiled.restore(photo, kernel_map or KernelMap.uniform(found.kernel), noise, progress)
-            found = _Found(restored, found.kernel, rest, sharp, estimate, kernel_map, where)
-        steps = self.settings.effective_steps
+        """The kernel first, with it the photo; unless that is not expected to be better than what was given."""
+        finder, steps = self.finder, self.settings.effective_steps
+        verdict = finder.find(photo, progress, callback)
+        best, where = verdict.best, finder.where(photo)
+        found = _Found(photo, best.kernel, judged=best, probable=verdict.probable)
+        if verdict.better or finder.asked or not self.settings.traits.refines:
+            kernel_map = finder.kernel_map(photo, best.kernel, progress)
+            restored, rest = self._tiled(best).restore(
+                photo, kernel_map or KernelMap.uniform(best.kernel), sigma, progress
+            )
+            found = found._replace(restored=restored, residual=rest, varying=kernel_map)
+            if self.settings.traits.refines and not kernel_map:
+                found = self._blended(photo, found, sigma, progress)
+        else:
+            blurred = verdict.blurred > BLURRED
+            found = found._replace(kernel=torch.ones_like(best.kernel[:1, :1]), sharp=not blurred, hopeless=blurred)
         callback(Step(steps, steps, found.restored.of(where), found.kernel))
         return found
 
-    def _kernel(self, photo: Pixels, where: Tile, sigma: float, progress: Progress, callback: Callback) -> Estimate:
-        """The kernel, estimated on a part of the photo."""
-        progress("first kernel", 0, 1)
+    def _blended(self, photo: Pixels, found: _Found, sigma: float, progress: Progress) -> _Found:
+        """With the other ways that are probable, where the best one may be wrong."""
+        ways = [(found.restored, found.probable[0][1])]
+        most = len(found.probable) if self.settings.uncertainty else blending.WAYS
+        for candidate, share in found.probable[1:most]:
+            if share >= blending.LEAST_SHARE:
+                kernel_map = KernelMap.uniform(candidate.kernel)
+                ways.append((self._tiled(candidate).restore(photo, kernel_map, sigma, progress)[0], share))
+        return found._replace(restored=blending.blended(photo, ways[: blending.WAYS]), ways=tuple(ways))
 
-        def report(step: Step) -> None:
-            if step.index < 0:  # the first guess: in colour
-                step = replace(step, image=photo.of(where))
-            else:
-                progress("kernel", step.index + 1, step.total)
-            callback(step)
-
-        return search.estimate(
-            self.prior.denoise,
-            self.kernel_prior,
-            self.tiled.measurement(photo, where).grey(),
-            sigma / photo.channels**0.5,
-            checked_size(self.settings.kernel_size, photo),
-            self.settings.kernel_steps,
-            torch.Generator().manual_seed(self.settings.seed),
-            report,
-        )
-
-    def _kernel_map(
-        self, photo: Pixels, estimate: Estimate, sigma: float, progress: Progress
-    ) -> tuple[Estimate, KernelMap | None]:
-        """Kernels for all places of the photo where they differ, and what speaks for them."""
-        settings = self.settings
-        asked = settings.kernel_size is not None or settings.crop is not None
-        if asked or min(photo.height, photo.width) < self.least_varying_side:
-            return estimate, None
-        regions = informative_regions(photo, VARYING_ROWS, VARYING_COLUMNS, VARYING_SIDE)
-        return self.find_varying(
-            self.prior.denoise,
-            [self.tiled.measurement(photo, region).grey() for region in regions],
-            [(region.top + region.height / 2, region.left + region.width / 2) for region in regions],
-            (photo.height, photo.width),
-            estimate,
-            sigma / photo.channels**0.5,
-            torch.Generator().manual_seed(settings.seed),
-            lambda done, total: progress("varying kernels", done, total),
-        )
-
-    def _where(self, photo: Pixels) -> Tile:
-        """Where the kernel is estimated: the square that tells most of it, in the part that was asked for."""
-        crop = self.settings.crop
-        return informative_crop(photo, self.estimation_side, None if crop is None else asked_region(crop, photo))
-
-    def _uncertainty(
+    def _sampled(
         self,
         photo: Pixels,
         found: _Found,
@@ -236,29 +220,21 @@ class Engine:
         progress: Progress,
         keep: Callable[[int, NDArray[Any]], None],
     ) -> NDArray[np.float32]:
-        """The map of errors to be expected, from samples of the posterior, which are handed over one by one."""
-        number, estimate, values = self.settings.samples, found.estimate, found.restored.values()
-        noise, confidence = (math.hypot(sigma, estimate.error), estimate.confidence) if estimate else (sigma, None)
+        """The map of errors to be expected, from samples of the posterior, which are handed over one by one.
+
+        Each is drawn with a kernel of its own, of the probable ones by their shares.
+        """
+        number, values = self.settings.samples, found.restored.values()
         spread = np.zeros_like(values)
         for index in range(number):
-            kernel_map = self._kernels_of_sample(photo, found, sigma, index)
-            drawn = self.tiled.sample(photo, kernel_map, noise, index, self.sample_steps, progress)
+            way = _drawn(found.probable, (index + 0.5) / number)
+            kernel_map = found.varying or KernelMap.uniform(found.kernel if way is None else way.kernel)
+            drawn = self._tiled(way).sample(photo, kernel_map, sigma, index, self.sample_steps, progress)
             spread += np.square(drawn.values() - values) / number
             keep(index, drawn.array)
         squares, image = (torch.from_numpy(v.transpose(2, 0, 1))[None] for v in (spread, values))
+        confidence = None if found.judged is None else found.judged.probability
         return photo.shaped(posterior.uncertainty(squares, image, confidence)[0])
-
-    def _kernels_of_sample(self, photo: Pixels, found: _Found, sigma: float, index: int) -> KernelMap:
-        """Where a single kernel was estimated, each sample has one of its own, refined once more with other noise."""
-        if found.where is None or found.varying:
-            return found.varying or KernelMap.uniform(found.kernel)
-        settings, crop = self.settings, self.tiled.measurement(photo, found.where).grey()
-        generator = torch.Generator().manual_seed(white_noise.seed(settings.seed, index))
-        refined = fast.estimate(
-            self.prior.denoise, crop, found.kernel, sigma / photo.channels**0.5, settings.effective_steps, generator
-        )
-        # Aligned, since else the shift that nothing tells would count as uncertainty.
-        return KernelMap.uniform(kernels.aligned(refined, found.kernel))
 
     def _jointly(self, photo: Pixels, sigma: float, progress: Progress, callback: Callback) -> _Found:
         """Image and kernel together: the paper's method."""
@@ -271,7 +247,7 @@ class Engine:
         callback(Step(-1, steps, y, y.new_zeros(size, size)))
         image, kernel = blinddps.sample(
             self.prior.predict,
-            self._kernel_diffusion(photo, sigma),
+            self._kernel_diffusion(photo),
             y.expand(-1, self.prior.channels, -1, -1),
             kernel_size=size,
             steps=steps,
@@ -286,12 +262,20 @@ class Engine:
         restored.write(0, image.mean(dim=1, keepdim=True) if photo.channels == 1 else image)
         return _Found(restored, kernel, residual(restored.whole(), Measurement.of(y), Blur.uniform(kernel)))
 
-    def _kernel_diffusion(self, photo: Pixels, sigma: float) -> Diffusion | None:
+    def _kernel_diffusion(self, photo: Pixels) -> Diffusion | None:
         """What the paper's method believes of the kernel; None for nothing."""
         if self.settings.conditioned:
-            crop = self.tiled.measurement(photo, self._where(photo)).grey()
-            return self.kernel_prior.given(crop.y, sigma / photo.channels**0.5).predict
+            return self.kernel_prior.given(self.finder.grey(photo).y, self.finder.noise(photo)).predict
         return None if self.settings.kernel_prior == "uniform" else self.kernel_prior.predict
+
+
+def _drawn(probable: Sequence[tuple[Candidate, float]], place: float) -> Candidate | None:
+    """The way at a place from 0 to 1 on a line that they share; None where there are none."""
+    for candidate, share in probable:
+        place -= share
+        if place <= 0:
+            return candidate
+    return probable[-1][0] if probable else None
 
 
 def restore(image: NDArray[Any], progress: Progress = unheard, **options: Any) -> Result:

@@ -42,22 +42,32 @@ class Result(Restored):
     """A restored photo and what was found out on the way.
 
     Attributes:
-        confidence: how far the estimated kernel can be trusted: its agreement (MNC) with the true one to be expected,
-            from 0 to 1; None for a kernel that is given, for blinddps, and where the photo is plainly sharp.
+        confidence: the probability that the restored photo is better than the photo, from 0 to 1; None for a kernel
+            that is given, for blinddps, and where the photo comes back unchanged.
+        expected_gain: by how much, in dB; None likewise.
+        hopeless: whether there is blur, but none of the kernels that could be its own promised to make the photo
+            better: `image` is then what was given.
         kernel_prior: of blinddps; None for the other methods.
         kernel_map: (R, C, K, K) float32, kernels at the nodes of an even grid from corner to corner of the photo, where
             the blur varies over the frame: `kernel` is then the one that did not suffice. None where one serves.
         samples: (N, H, W[, C]), sharp images that all explain the photo, otherwise like `image`; None if none were
             asked for, or if they were handed over one by one.
         uncertainty: (H, W[, C]) float32 in [0, 1], the standard deviation of the error that `image` is expected to
-            have; None if no samples were asked for.
+            have; None if it was not asked for.
     """
 
     confidence: float | None = None
+    expected_gain: float | None = None
+    hopeless: bool = False
     kernel_prior: str | None = None
     kernel_map: NDArray[np.float32] | None = None
     samples: NDArray[Any] | None = None
     uncertainty: NDArray[np.float32] | None = None
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether `image` is what was given."""
+        return self.sharp or self.hopeless
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.prior import Prior
 from blinddeblur.progress import Callback, Progress, Step, unheard, unseen
 from blinddeblur.samplers import ddnm, diffpir, dps, posterior, restoration
-from blinddeblur.samplers.deblurring import Deblurring, residual
+from blinddeblur.samplers.deblurring import Deblurring, model_error, residual
 from blinddeblur.settings import Settings
 from blinddeblur.tiles import Tile, Tiling
 
@@ -33,11 +33,15 @@ class TiledRestoration:
 
     Attributes:
         prior: of the image.
-        settings: of the restoration; its method, steps, seed, noise, linear light and tiles count.
+        settings: of the restoration; its method, steps, seed, noise and tiles count.
+        linear: whether linear light was blurred.
+        caution: times the error of a true kernel that is reckoned with.
     """
 
     prior: Prior
     settings: Settings
+    linear: bool = False
+    caution: float = 1.0
 
     def restore(
         self,
@@ -80,6 +84,7 @@ class TiledRestoration:
                 key=(settings.seed,),
                 place=(tile.top, tile.left),
                 callback=report,
+                error=self.caution * model_error(sigma),
                 poisson=settings.noise == "poisson",
                 prior=self.prior,
             )
@@ -99,7 +104,7 @@ class TiledRestoration:
         Args:
             photo: that was restored.
             kernel_map: one kernel, or those of all its places.
-            sigma: standard deviation of its noise, and of what the kernel's own error adds to it.
+            sigma: standard deviation of its noise.
             index: of the sample, from 0.
             steps: noise levels.
         """
@@ -112,7 +117,9 @@ class TiledRestoration:
         def work(done: int, tile: Tile) -> Tensor:
             report(done)
             y, key, place = self.measurement(photo, tile), (self.settings.seed, index), (tile.top, tile.left)
-            return posterior.sample(Deblurring(self.prior.denoise, y, kernel_map.of(tile), sigma, steps, key, place))
+            error = self.caution * model_error(sigma)
+            given = Deblurring(self.prior.denoise, y, kernel_map.of(tile), sigma, steps, key, place, error=error)
+            return posterior.sample(given)
 
         for top, band in tiling.bands(photo.height, photo.width, work):
             drawn.write(top, band)
@@ -121,7 +128,7 @@ class TiledRestoration:
 
     def measurement(self, photo: Pixels, tile: Tile) -> Measurement:
         """What the photo says under a tile."""
-        return Measurement.of(photo.of(tile), self.settings.linear)
+        return Measurement.of(photo.of(tile), self.linear)
 
     def tiling(self, kernel_map: KernelMap, reach: int = 1) -> Tiling:
         """Tiles that overlap by what their rims cannot know and by what fades from one into the next.

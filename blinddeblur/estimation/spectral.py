@@ -25,8 +25,9 @@ MOST_CLIPPED = 0.02  # share of clipped pixels in a window that has a say
 LEAST_CONTRAST = 0.5  # of that of the middle one: windows with less are flat
 DEPARTURES = (0.05, 0.1, 0.2)  # e: nearly exact kernels, and those of compressed or sharpened photos and varying blur
 THINNED = 7  # of so many frequencies one, for the first steps
-FIRST_STEPS, STEPS = 5, 4  # of Fisher scoring: on those for each departure, and on all for the likeliest
+FIRST_STEPS, STEPS = 8, 5  # of Fisher scoring: on those for each departure, and on all for the likeliest
 RINGS, RAYS = 24, 16  # polar cells over which the curvature is gathered; gradient and value are exact
+LARGEST_MOVE = 2.0  # of a coefficient in a step: from far below, a step ends far above, whence the way back is long
 SMALLEST_STEP = 0.05  # of a move that is halved until it gains
 ENOUGH = 1e-6  # of the value, that a step has to gain for another to follow
 
@@ -151,6 +152,7 @@ def fitted(
         curvature = (seen.cell_basis.T * gathered[:, None]) @ seen.cell_basis
         hessian = 0.5 * curvature + prior.precision
         move = torch.linalg.solve(hessian.double(), gradient.double()).to(passed)
+        move = move * (LARGEST_MOVE / move.abs().amax(dim=1, keepdim=True)).clamp_max(1)
         step = torch.ones_like(best)
         while True:
             value, new_share, new_total = model(c + step[:, None] * move)

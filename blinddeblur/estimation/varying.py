@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from blinddeblur.errors import EstimationError
+from blinddeblur.estimation.candidates import image_term
 from blinddeblur.estimation.first_kernel import SIZES, classical_guess
-from blinddeblur.estimation.judging import Estimate, judge
+from blinddeblur.estimation.judging import short_restoration
 from blinddeblur.physics import camera, kernels
 from blinddeblur.physics.convolution import Blur
 from blinddeblur.physics.kernel_map import KernelMap
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers import fast
+from blinddeblur.samplers.deblurring import WRONG_KERNEL, model_error
 from blinddeblur.samplers.proximal import kernel_step
+from blinddeblur.samplers.restoration import first_image
 from blinddeblur.samplers.schedule import Denoiser, log_spaced
 
 FIRST_STEPS = 4  # of the restoration that it starts from
@@ -51,27 +54,25 @@ def estimate(
     regions: list[Measurement],
     centres: list[tuple[float, float]],
     frame: tuple[int, int],
-    single: Estimate,
+    single: Tensor,
     sigma: float,
     generator: torch.Generator | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     least_gain: float = LEAST_GAIN,
     most_loss: float = MOST_LOSS,
-) -> tuple[Estimate, KernelMap | None]:
-    """The kernels of a photo whose camera turned; the single one and None where nothing says that it did.
+) -> KernelMap | None:
+    """The kernels of a photo whose camera turned; None where nothing says that it did.
 
     Args:
         regions: parts of the photo, grey, (1, 1, h, w) each, all of the same size.
         centres: rows and columns of their middles in the photo.
         frame: height and width of the photo.
-        single: the kernel that serves otherwise.
+        single: (K, K), the kernel that serves otherwise.
         sigma: standard deviation of the noise of the regions.
         generator: of the injected noise, on the CPU.
         progress: told of parts of the work done and in all.
         least_gain: share of the disagreement of kernels that turning has to explain.
         most_loss: of evidence, for a pixel, that the kernels may cost.
-
-    Returns what speaks for the answer, its kernel still the single one, and the map.
     """
     device = regions[0].y.device
     middle = torch.tensor([(side - 1) / 2 for side in frame])
@@ -85,7 +86,7 @@ def estimate(
             seen.append(index)
     turns = torch.linspace(-1, 1, TURNS, device=device) * FARTHEST / (math.hypot(*frame) / 2)
     if len(guesses) < LEAST_GUESSES or gain_by_turning(torch.stack(guesses), places[seen], turns) < least_gain:
-        return single, None
+        return None
     start = consensus(torch.stack(guesses), places[seen], turns)
 
     def report(done: int) -> None:
@@ -94,14 +95,12 @@ def estimate(
     poses = _refined(denoise, regions, places, start, sigma, generator, report)
     judged = range(0, len(regions), JUDGED)
     local = poses.kernels(places)
-    ours, theirs = (
-        [judge(denoise, regions[index], kernel, sigma) for index, kernel in choice]
-        for choice in ([(i, local[i]) for i in judged], [(i, single.kernel) for i in judged])
-    )
-    gain = mean(e.evidence for e in ours) - mean(e.evidence for e in theirs)
-    if gain < -most_loss:
-        return single, None
-    return Estimate(single.kernel, single.evidence + gain, mean(e.confidence for e in ours)), mapped(poses, frame)
+
+    def evidence(index: int, kernel: Tensor) -> float:
+        return image_term(*short_restoration(denoise, regions[index], kernel, sigma)[1:], sigma)
+
+    gain = mean(evidence(index, local[index]) - evidence(index, single) for index in judged)
+    return None if gain < -most_loss else mapped(poses, frame)
 
 
 def gain_by_turning(found: Tensor, places: Tensor, turns: Tensor) -> float:
@@ -154,10 +153,10 @@ def _refined(
     generator: torch.Generator | None,
     progress: Callable[[int], None],
 ) -> camera.Poses:
-    """Refine poses, and images of the regions at places (P, 2), together, as `fast.estimate` does with one kernel."""
+    """Refine poses, and images of the regions at places (P, 2), together, as `fast.refined` does with one kernel."""
     y = Measurement(torch.cat([r.y for r in regions]), torch.cat([r.clipped for r in regions]), regions[0].linear)
     local = poses.kernels(places)
-    x, error = fast.first_image(denoise, y, Blur.uniform(local), sigma, FIRST_STEPS)
+    x, error = first_image(denoise, y, Blur.uniform(local), sigma, FIRST_STEPS), model_error(sigma, WRONG_KERNEL)
     for index, level in enumerate(log_spaced(*fast.SIGMAS, STEPS)):
         x0 = fast.renewed(denoise, x, level, generator)
         found = list(local)

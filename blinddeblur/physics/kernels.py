@@ -3,6 +3,7 @@
 A kernel is odd and square, not negative, sums to 1, and has its centre of mass at its middle pixel.
 """
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -44,6 +45,24 @@ def clean(kernel: Tensor, threshold: float = 0.05, smallest: float = 0.1) -> Ten
     if not values.sum() > 0:  # also true for not a number
         raise EstimationError("The estimate of the blur came out empty. Give --kernel-size, or a --kernel of your own.")
     return torch.from_numpy(values / values.sum()).to(kernel)
+
+
+def gaussian(width: float, device: torch.device) -> Tensor:
+    """A round Gaussian of a standard deviation in pixels: (K, K), K just large enough; 0 for no blur, (1, 1)."""
+    offsets = torch.arange(-math.ceil(3 * width), math.ceil(3 * width) + 1, device=device)
+    taps = torch.exp(-0.5 * (offsets / max(width, 1e-6)) ** 2)
+    return normalise(torch.outer(taps, taps))
+
+
+def line(length: float, angle: float, device: torch.device) -> Tensor:
+    """Straight even motion over a length in pixels, at an angle in radians from the columns: (K, K), just large enough.
+
+    Pixels count by how far they lie from the line, at its ends by how much of it they hold.
+    """
+    places = torch.arange(-math.ceil(length / 2), math.ceil(length / 2) + 1, device=device)
+    along = places[None] * math.cos(angle) + places[:, None] * math.sin(angle)
+    across = places[:, None] * math.cos(angle) - places[None] * math.sin(angle)
+    return normalise((1 - across.abs()).clamp_min(0) * (length / 2 + 0.5 - along.abs()).clamp(0, 1))
 
 
 def centre_of_mass(kernel: Tensor) -> tuple[float, float]:

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from blinddeblur.physics import kernels
-from blinddeblur.physics.convolution import Blur, extend
+from blinddeblur.physics.convolution import Blur
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.progress import Callback, Step, unseen
-from blinddeblur.samplers.deblurring import WRONG_KERNEL, Deblurring, model_error
+from blinddeblur.samplers.deblurring import WRONG_KERNEL, model_error
 from blinddeblur.samplers.proximal import image_step, kernel_step
-from blinddeblur.samplers.restoration import restore
 from blinddeblur.samplers.schedule import Denoiser, log_spaced
 
 STEPS = 12
@@ -25,43 +24,35 @@ SIGMAS = (0.15, 0.05)  # above, edges are lost that the first kernel had found; 
 PRIOR_SHARE = 0.5  # weight of the prior's image, over the variance of the measurement against that of the noise level
 
 
-def estimate(
+def refined(
     denoise: Denoiser,
     y: Measurement,
     kernel: Tensor,
+    image: Tensor,
     sigma: float,
     steps: int = STEPS,
     generator: torch.Generator | None = None,
     callback: Callback = unseen,
-) -> Tensor:
-    """The kernel (K, K), refined together with the image.
+) -> tuple[Tensor, Tensor]:
+    """The kernel (K, K) and the image (1, C, H + K - 1, W + K - 1), refined together.
 
     Args:
         y: the measurement, (1, C, H, W).
         kernel: (K, K), the first guess.
+        image: (1, C, H + K - 1, W + K - 1), likewise, such as `restoration.first_image`.
         sigma: standard deviation of the noise of y, in image units.
         steps: number of noise levels.
         generator: of the injected noise, on the CPU.
+        callback: told of every step.
     """
-    x, error = first_image(denoise, y, Blur.uniform(kernel), sigma)
+    x, error = image, model_error(sigma, WRONG_KERNEL)
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
         x0 = renewed(denoise, x, level, generator)
         kernel, moved = kernels.centre(kernels.clean(kernel_step(x0, y, kernel)))
         x0 = torch.roll(x0, (-moved[0], -moved[1]), dims=(-2, -1))  # the image goes the other way
         x = explaining(x0, y, Blur.uniform(kernel), error, level)
         callback(Step(index, steps, x, kernel))
-    return kernel
-
-
-def first_image(
-    denoise: Denoiser, y: Measurement, blur: Blur, sigma: float, steps: int | None = None
-) -> tuple[Tensor, float]:
-    """The image that a diffusion starts from, (B, C, H + K - 1, W + K - 1), and the error that counts on its way."""
-    error = model_error(sigma, WRONG_KERNEL)
-    # A first guess is worse than what is found on the way: on ten training photos the kernel came to an agreement of
-    # .804 like this, and to .790 where the image to start from counted the plain error.
-    x = restore(Deblurring(denoise, y, blur, sigma, steps, error=model_error(error)))
-    return extend(x, blur.radius), error
+    return kernel, x
 
 
 def renewed(denoise: Denoiser, x: Tensor, level: float, generator: torch.Generator | None) -> Tensor:

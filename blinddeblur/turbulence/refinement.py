@@ -18,6 +18,8 @@ from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
 from blinddeblur.progress import Callback, Step, unseen
 from blinddeblur.samplers import fast
+from blinddeblur.samplers.deblurring import WRONG_KERNEL, model_error
+from blinddeblur.samplers.restoration import first_image
 from blinddeblur.samplers.schedule import Denoiser, log_spaced
 from blinddeblur.turbulence import blur_width, registration
 from blinddeblur.turbulence.tilt_step import CELL
@@ -63,7 +65,7 @@ def estimate(
     if len(frames) > 1:
         belief = belief + blur_width.from_tilts(tilts, CELL, prior, blurs)
     kernel, y = blurs.kernels[blur_width.median(belief)], Measurement.of(seen)
-    x, error = fast.first_image(denoise, y, Blur.uniform(kernel), left, FIRST_STEPS)
+    x, error = first_image(denoise, y, Blur.uniform(kernel), left, FIRST_STEPS), model_error(left, WRONG_KERNEL)
     registrations = {round((i + 1) * steps / (REGISTRATIONS + 1)) for i in range(REGISTRATIONS)}
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
         x0 = fast.renewed(denoise, x, level, generator)

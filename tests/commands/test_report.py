@@ -43,6 +43,8 @@ FACTS: dict[str, Any] = {
     "kernel_map": None,
     "varying": False,
     "confidence": 0.875,
+    "expected_gain": 2.5,
+    "hopeless": False,
     "kernel_prior": None,
 }
 HOSTILE = "<script>document.title='taken'</script>\"' onload='x' & ä 日本.png"

@@ -8,16 +8,21 @@ import torch
 from scenes import agreement, blurred, psnr, streak
 
 import blinddeblur
+from blinddeblur.engine import blending
+from blinddeblur.engine.blur_finder import BlurFinder
 from blinddeblur.engine.crops import informative_crop
 from blinddeblur.engine.pipeline import Engine
 from blinddeblur.engine.pixels import Pixels
+from blinddeblur.engine.tiled import TiledRestoration
 from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError
-from blinddeblur.estimation.first_kernel import first_kernel
+from blinddeblur.estimation.candidates import Candidate, Verdict
+from blinddeblur.estimation.first_kernel import classical_guess, first_kernel
 from blinddeblur.progress import Step
 from blinddeblur.settings import CHOICES, Settings
 from blinddeblur.tiles import Tile
 
 
+@pytest.mark.whole_search
 def test_blind_restoration_finds_kernel_and_image() -> None:
     kernel = streak()
     x, y = blurred(160, 170, 1, kernel)
@@ -129,8 +134,7 @@ def test_blinddps_chooses_a_kernel_that_fits_the_photo() -> None:
 def test_kernel_size_grows_until_the_blur_fits() -> None:
     kernel = streak(51, 40)
     _, y = blurred(150, 160, 1, kernel)
-    result = blinddeblur.restore(y, steps=2, device="cpu")
-    assert result.kernel.shape[0] > 31
+    assert len(classical_guess(torch.from_numpy(y.transpose(2, 0, 1))[None], None)) > 47
 
 
 def test_first_kernel_of_noise_alone_is_still_a_kernel() -> None:
@@ -195,12 +199,91 @@ def test_arrays_that_are_no_photos(image: np.ndarray, words: str) -> None:
         blinddeblur.restore(image, device="cpu")
 
 
-def test_a_photo_without_anything_in_it_is_left_nearly_alone() -> None:
+def test_a_photo_without_anything_in_it_is_left_alone() -> None:
     flat = np.full((64, 64), 0.5, np.float32)
     result = blinddeblur.restore(flat, device="cpu")
-    assert result.confidence < 0.2
-    assert "could not be made out" in result.warnings[0]
-    np.testing.assert_allclose(result.image, flat, atol=0.01)
+    assert result.unchanged
+    assert result.confidence is None
+    assert result.expected_gain is None
+    assert "left as it is" in result.warnings[0]
+    assert np.array_equal(result.image, flat)
+
+
+def test_the_judge_only_reports_on_a_kernel_that_is_given() -> None:
+    kernel = streak(9, 5)
+    _, y = blurred(80, 80, 1, kernel)
+    right = blinddeblur.restore(y, kernel=kernel, device="cpu")
+    wrong = blinddeblur.restore(y, kernel=streak(21, 18).T, device="cpu")
+    assert right.confidence is not None
+    assert wrong.confidence is not None
+    assert right.expected_gain > wrong.expected_gain
+    assert not wrong.unchanged
+    assert not np.array_equal(wrong.image, y)
+
+
+def verdict(gain: float, probability: float, blurred_by: float) -> Verdict:
+    kernel = torch.from_numpy(streak(9, 5))
+    way = Candidate(kernel, 1, False, 0.0, 0.1, torch.zeros(1, 1, 8, 8), 0.01, -2.0, gain, probability)
+    return Verdict((way, dataclasses.replace(way, kernel=kernel.T.contiguous(), gain=gain - 0.5)), blurred_by)
+
+
+@pytest.mark.parametrize(
+    ("gain", "probability", "blurred_by", "sharp", "hopeless", "words"),
+    [
+        (2.0, 0.95, 0.02, False, False, None),
+        (2.0, 0.6, 0.02, False, False, "probability of 0.60"),
+        (-1.0, 0.3, 0.02, False, True, "how cannot be made out"),
+        (-1.0, 0.3, 0.0, True, False, "sharp already"),
+    ],
+)
+def test_a_photo_comes_back_unchanged_for_the_reason_that_is_true(
+    monkeypatch: pytest.MonkeyPatch,
+    gain: float,
+    probability: float,
+    blurred_by: float,
+    sharp: bool,
+    hopeless: bool,
+    words: str | None,
+) -> None:
+    _, y = blurred(64, 64, 1, streak(9, 5))
+    monkeypatch.setattr(BlurFinder, "find", lambda *arguments: verdict(gain, probability, blurred_by))
+    result = blinddeblur.restore(y, device="cpu")
+    assert (result.sharp, result.hopeless) == (sharp, hopeless)
+    assert np.array_equal(result.image, y) == result.unchanged
+    assert (result.confidence is None) == result.unchanged
+    assert any(words in sentence for sentence in result.warnings) if words else result.expected_gain == gain
+    asked = blinddeblur.restore(y, kernel_size=9, device="cpu")
+    assert not asked.unchanged  # somebody says that there is blur
+
+
+def test_where_two_ways_are_probable_the_photo_is_blended_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, y = blurred(64, 64, 1, streak(9, 5))
+    monkeypatch.setattr(BlurFinder, "find", lambda *arguments: verdict(2.0, 0.9, 0.02))
+    both = blinddeblur.restore(y, device="cpu", uncertainty=True)
+    monkeypatch.setattr(blending, "LEAST_SHARE", 1.0)
+    alone = blinddeblur.restore(y, device="cpu", uncertainty=True)
+    assert not np.array_equal(both.image, alone.image)
+    assert both.uncertainty is not None
+    assert both.uncertainty.shape == y.shape
+    assert both.uncertainty.mean() > alone.uncertainty.mean()
+    assert both.samples is None
+
+
+def test_samples_have_kernels_as_they_are_probable(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, y = blurred(64, 64, 1, streak(9, 5))
+    monkeypatch.setattr(BlurFinder, "find", lambda *arguments: verdict(2.0, 0.9, 0.02))
+    used: list[torch.Tensor] = []
+    sample = TiledRestoration.sample
+
+    def watched(self, photo, kernel_map, *others):  # type: ignore[no-untyped-def]
+        used.append(kernel_map.kernels[0, 0])
+        return sample(self, photo, kernel_map, *others)
+
+    monkeypatch.setattr(TiledRestoration, "sample", watched)
+    result = Engine(Settings(samples=4, device="cpu"), sample_steps=2).restore(y)
+    assert len(result.samples) == 4
+    upright = [float(kernel.sum(dim=0).max() / kernel.sum(dim=1).max()) > 1 for kernel in used]
+    assert upright == [False, False, True, True]  # shares of .54 and .46
 
 
 def test_not_a_number_is_never_a_result() -> None:

@@ -1,0 +1,79 @@
+"""One photo from several restorations: where they disagree, back towards the photo; and how far it can be trusted.
+
+Kernels that are all probable make restorations that differ most where each is wrong in its own way. There their mean is
+softer than each, and the photo itself is one more answer, wrong in a way that is known.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from blinddeblur.engine.pixels import Pixels
+from blinddeblur.estimation.candidates import Candidate
+from blinddeblur.tiles import Tile
+
+WAYS = 2  # that a photo is blended of: a third gains little more and costs as much as the first
+LEAST_SHARE = 0.15  # of a way that is gone
+WINDOW = 15  # pixels over which disagreement and change are averaged
+# Of the variance of the error: what the spread, the change and the doubt in it add, and what is always there. Fitted to
+# training photos (RESULTS.md).
+SPREAD, CHANGE, DOUBT, FLOOR = 1.0, 0.15, 0.5, 0.01
+BAND = 512  # rows that are worked on at a time
+
+Ways = Sequence[tuple[Pixels, float]]  # restorations of a photo, and how probable each is
+
+
+def blended(photo: Pixels, ways: Ways) -> Pixels:
+    """The mean of restorations, drawn towards the photo by how much they differ against how much they change it."""
+    result = photo.like()
+    for tile, inner in _bands(photo):
+        y, mean, spread, change = _together(photo, ways, tile)
+        kept = change / (change + spread + 1e-9)
+        result.write(tile.top + inner.start, (y + kept * (mean - y))[..., inner, :])
+    return result
+
+
+def uncertainty(photo: Pixels, restored: Pixels, ways: Ways, judged: Candidate | None) -> NDArray[np.float32]:
+    """The standard deviation of the error that is expected of a restored photo, in its shape, without any sample.
+
+    Args:
+        photo: that was restored.
+        restored: what came of it.
+        ways: that it is blended of, and more.
+        judged: what was expected of the best; None for a photo that came back unchanged.
+    """
+    ways = ways or [(restored, 1.0)]
+    doubt = 1.0 if judged is None else 1 - judged.probability
+    rows = []
+    for tile, inner in _bands(photo):
+        _, _, spread, change = _together(photo, ways, tile)
+        variance = SPREAD * spread + (CHANGE + DOUBT * doubt) * change + FLOOR**2
+        rows.append(variance.sqrt().expand(-1, photo.channels, -1, -1)[..., inner, :].cpu())
+    return photo.shaped(torch.cat(rows, dim=-2)[0])
+
+
+def _together(photo: Pixels, ways: Ways, tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of what lies under a tile: the photo and the mean of the ways, (1, C, h, w); and, (1, 1, h, w), local means of
+    their variance and of the square of what they change."""
+    y, images = photo.of(tile), torch.cat([restored.of(tile) for restored, _ in ways])
+    shares = images.new_tensor([share for _, share in ways])
+    weights = (shares / shares.sum())[:, None, None, None]
+    mean = (weights * images).sum(dim=0, keepdim=True)
+    spread = (weights * (images - mean).square()).sum(dim=0, keepdim=True)
+    spread, change = (_smoothed(x.mean(dim=1, keepdim=True)) for x in (spread, (mean - y).square()))
+    return y, mean, spread, change
+
+
+def _bands(photo: Pixels) -> Iterator[tuple[Tile, slice]]:
+    """Bands of rows with what a window reaches beyond them, and which of their rows they are for."""
+    for top in range(0, photo.height, BAND):
+        first, last = max(0, top - WINDOW), min(photo.height, top + BAND + WINDOW)
+        yield Tile(first, 0, last - first, photo.width), slice(top - first, min(photo.height, top + BAND) - first)
+
+
+def _smoothed(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)

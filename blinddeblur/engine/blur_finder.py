@@ -1,0 +1,146 @@
+"""The blur of a photo that nobody knows, and what taking it away promises: found on a telling part of the photo."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blinddeblur.engine.crops import asked_region, informative_crop, informative_regions
+from blinddeblur.engine.known_kernel import checked_size
+from blinddeblur.engine.pixels import Pixels
+from blinddeblur.errors import EstimationError
+from blinddeblur.estimation.candidates import Candidate, Verdict
+from blinddeblur.estimation.hypotheses import hypotheses, refined, simple
+from blinddeblur.estimation.judging import Judge
+from blinddeblur.estimation.noise import estimate_sigma
+from blinddeblur.estimation.sharpness import is_sharp
+from blinddeblur.physics.kernel_map import KernelMap
+from blinddeblur.physics.measurement import Measurement
+from blinddeblur.priors.prior import Prior
+from blinddeblur.progress import Callback, Progress, Step
+from blinddeblur.settings import Settings
+from blinddeblur.tiles import Tile
+
+JUDGED_SIDE = 256  # pixels of the part of the photo on which kernels are looked for and judged
+VARYING_SIDE = 224  # pixels of the regions that kernels which differ are looked for in
+VARYING_ROWS, VARYING_COLUMNS = 3, 4  # regions, however large the photo is
+# Nats a pixel by which a kernel has to explain the spectrum better than no blur does, for a photo to be blurred.
+BLURRED = 0.004
+
+
+@dataclass(frozen=True)
+class BlurFinder:
+    """Finds the blur of one photo after the other with the same settings.
+
+    Attributes:
+        settings: of the restoration.
+        judge: of kernels.
+        kernel_prior: conditioned, p(k | y); None where none is looked for.
+        side: of the square that the kernel is estimated on, in pixels.
+        find_varying: looks for kernels that differ over the photo, called as `varying.estimate` is.
+        least_varying_side: shorter side of a photo, in pixels, from which on these are looked for.
+    """
+
+    settings: Settings
+    judge: Judge
+    kernel_prior: Prior | None
+    side: int
+    find_varying: Callable[..., KernelMap | None]
+    least_varying_side: int
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody says that there is blur, by saying what it is, or where, or how large."""
+        settings = self.settings
+        return any(said is not None for said in (settings.kernel, settings.kernel_size, settings.crop))
+
+    def looks_sharp(self, photo: Pixels, sigma: float) -> bool:
+        """Whether there is plainly no blur to look for: by edges and details in all directions, and by the spectrum.
+
+        Motion leaves edges along its path crisp, and with them a photo of nothing but such edges. Its spectrum tells.
+        """
+        if self.asked or not is_sharp(photo.patches(), sigma):
+            return False
+        seen = self.judge.look(self.grey(photo), simple(photo.device), self.noise(photo))
+        return not seen.blurred > BLURRED
+
+    def find(self, photo: Pixels, progress: Progress, callback: Callback) -> Verdict:
+        """What speaks for which kernel: hypotheses judged together, and the best of them refined and judged again.
+
+        Args:
+            callback: told of every step in which the best kernel is refined, beginning with what it was before.
+
+        Raises EstimationError where nothing is left of any hypothesis.
+        """
+        settings, judge, where = self.settings, self.judge, self.where(photo)
+        y, noise, size = self.grey(photo, where), self.noise(photo), checked_size(settings.kernel_size, photo)
+        part, steps = _middle(y), settings.kernel_steps
+
+        def report(step: Step) -> None:
+            progress("kernel", step.index + 1, step.total)
+            callback(step)
+
+        def told(done: int, total: int) -> None:
+            progress("hypotheses", done, total)
+
+        assert self.kernel_prior is not None
+        found = hypotheses(judge.denoise, self.kernel_prior, part, noise, size, steps, settings.seed, told)
+        ranked = judge.judge(part, found, noise)
+        if not ranked:
+            raise EstimationError(
+                "Nothing in the photo tells of its blur. Give --kernel-size, or a --kernel of your own."
+            )
+        callback(Step(-1, steps, photo.of(where), ranked[0].kernel))
+        found.append(refined(judge.denoise, y, ranked[0].kernel, noise, size, steps, settings.seed, report))
+        return Verdict(tuple(judge.judge(part, found, noise, ranked)), judge.look(part, found, noise).blurred)
+
+    def assess(self, photo: Pixels, kernel: Tensor) -> Candidate:
+        """What is to be expected of a kernel (K, K) that is given."""
+        part = _middle(self.grey(photo))
+        return self.judge.assess(part, kernel, self.noise(photo))
+
+    def kernel_map(self, photo: Pixels, kernel: Tensor, progress: Progress) -> KernelMap | None:
+        """Kernels for all places of the photo, where they differ; `kernel` (K, K) is the one that serves otherwise."""
+        settings = self.settings
+        asked = settings.kernel_size is not None or settings.crop is not None
+        if asked or min(photo.height, photo.width) < self.least_varying_side:
+            return None
+        regions = informative_regions(photo, VARYING_ROWS, VARYING_COLUMNS, VARYING_SIDE)
+        return self.find_varying(
+            self.judge.denoise,
+            [self.grey(photo, region) for region in regions],
+            [(region.top + region.height / 2, region.left + region.width / 2) for region in regions],
+            (photo.height, photo.width),
+            kernel,
+            self.noise(photo),
+            torch.Generator().manual_seed(settings.seed),
+            lambda done, total: progress("varying kernels", done, total),
+        )
+
+    def noise(self, photo: Pixels) -> float:
+        """Standard deviation of the noise of the mean over the channels: as it is seen there, unless it is given.
+
+        It is not that of a channel over sqrt(3). JPEG leaves noise in brightness and takes it from colour, so that the
+        channels share it: taken for independent, it came out at .53 to .67 of the truth.
+        """
+        if self.settings.sigma is not None:
+            return self.settings.sigma / photo.channels**0.5
+        return estimate_sigma(photo.patches().mean(dim=1, keepdim=True))
+
+    def where(self, photo: Pixels) -> Tile:
+        """Where the kernel is estimated: the square that tells most of it, in the part that was asked for."""
+        crop = self.settings.crop
+        return informative_crop(photo, self.side, None if crop is None else asked_region(crop, photo))
+
+    def grey(self, photo: Pixels, tile: Tile | None = None) -> Measurement:
+        """The grey measurement of a part of the photo, by default of that where the kernel is estimated."""
+        tile = tile or self.where(photo)
+        return Measurement.of(photo.of(tile), bool(self.settings.linear)).grey()
+
+
+def _middle(y: Measurement) -> Measurement:
+    """The part of a measurement on which kernels are looked for and judged."""
+    height, width = y.y.shape[-2:]
+    rows, columns = ((side - min(side, JUDGED_SIDE)) // 2 for side in (height, width))
+    return y.map(lambda pixels: pixels[..., rows : height - rows, columns : width - columns])

@@ -1,0 +1,220 @@
+"""Ways to restore a photo: what speaks for each, what it looks like in numbers, and what came of judging them all."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from blinddeblur.physics import kernels
+from blinddeblur.physics.convolution import gradients, smoothed
+from blinddeblur.physics.measurement import CLIPPED, Measurement
+from blinddeblur.samplers.deblurring import model_error
+
+EXPONENT = 0.5  # a, of the density of gradients, exp(-|g / b|^a); 0.5 to 0.8 fits photos (Krishnan and Fergus 2009)
+IMAGE_SHARE = 0.012  # of L_image in L; .007 to .02 choose as well within .1 dB on 32 crops (RESULTS.md)
+LIT = 0.05  # of the maximum: more is part of the kernel
+FLAT = 0.4  # share of the pixels of a photo that are its flattest
+CLOSE = 3e-3  # nats a pixel of L by which the weight of a hypothesis falls to 1 / e
+WAYS = 3  # to restore a photo that are told apart
+ALIKE = 0.97  # agreement of kernels from which on they are the same way
+# dB of expected gain by which a way is 1 / e as probable: two ways by equal parts came to more than the better one
+# alone on most of 20 training photos (RESULTS.md).
+TEMPERATURE = 3.0
+LIKELY = 0.5  # probability of being better than the photo from which on a restoration is handed out
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to restore a photo, what speaks for it, and what is expected of it.
+
+    Attributes:
+        kernel: (K, K).
+        caution: times the error of a true kernel that the restoration reckons with.
+        linear: whether linear light was blurred.
+        spectral: L_spectrum, nats a pixel.
+        departure: e, how far the photo departs from one kernel.
+        image: (1, 1, H, W), a short restoration.
+        residual: root mean square that it leaves of the photo.
+        roughness: ln mean |grad x|^a of it.
+        gain: over the photo, that is expected, in dB.
+        probability: that it is better than the photo.
+    """
+
+    kernel: Tensor
+    caution: float
+    linear: bool
+    spectral: float
+    departure: float
+    image: Tensor
+    residual: float
+    roughness: float
+    gain: float = 0.0
+    probability: float = 0.0
+
+    def likelihood(self, sigma: float) -> float:
+        """L, nats a pixel, for a photo with noise sigma."""
+        return self.spectral + IMAGE_SHARE * image_term(self.residual, self.roughness, sigma)
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """What the power spectrum of a photo says of kernels.
+
+    Attributes:
+        kernels: the first is no blur.
+        values: L_spectrum of each, nats a pixel.
+        departures: e of each.
+    """
+
+    kernels: Sequence[Tensor]
+    values: Tensor
+    departures: Tensor
+
+    @property
+    def blurred(self) -> float:
+        """Nats a pixel by which the likeliest kernel explains the spectrum better than no blur."""
+        return float(self.values.max() - self.values[0])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of a photo's blur.
+
+    Attributes:
+        ranked: ways to restore the photo, the best first.
+        blurred: nats a pixel by which some kernel explains the photo's spectrum better than no blur.
+    """
+
+    ranked: tuple[Candidate, ...]
+    blurred: float
+
+    @property
+    def best(self) -> Candidate:
+        """The way with the largest expected gain."""
+        return self.ranked[0]
+
+    @property
+    def probable(self) -> tuple[tuple[Candidate, float], ...]:
+        """The best ways whose kernels differ, with how probable each is against the others; the best way first.
+
+        Their kernels lie where that of the best way lies, since no photo tells of a shift.
+        """
+        chosen = [self.best]
+        for candidate in self.ranked[1:]:
+            if len(chosen) < WAYS and all(_agreement(candidate.kernel, c.kernel) < ALIKE for c in chosen):
+                chosen.append(candidate)
+        shares = torch.softmax(torch.tensor([c.gain for c in chosen]) / TEMPERATURE, dim=0)
+        aligned = [replace(c, kernel=_aligned(c.kernel, self.best.kernel)) for c in chosen[1:]]
+        return tuple(zip([self.best, *aligned], shares.tolist(), strict=True))
+
+    @property
+    def better(self) -> bool:
+        """Whether that is expected to be better than the photo."""
+        return self.best.gain > 0 and self.best.probability > LIKELY
+
+
+def _agreement(kernel: Tensor, other: Tensor) -> float:
+    size = max(kernel.shape[-1], other.shape[-1])
+    return float(kernels.agreement(kernels.fitted(kernel, size), kernels.fitted(other, size)))
+
+
+def _aligned(kernel: Tensor, reference: Tensor) -> Tensor:
+    size = max(kernel.shape[-1], reference.shape[-1])
+    return kernels.trimmed(kernels.aligned(kernels.fitted(kernel, size), kernels.fitted(reference, size)), 0)
+
+
+def image_term(rest: float, roughness: float, sigma: float) -> float:
+    """L_image, nats a pixel: log p(y, x | k) up to a constant, x a restoration with the residual and the roughness.
+
+    The residual is Gaussian. Gradients follow exp(-|g / b|^a) / (c b), whose scale b, which differs from photo to
+    photo, is the likeliest one: then (1 / a) ln mean |g|^a is all that remains of it.
+    """
+    return -0.5 * (rest / model_error(sigma)) ** 2 - 2 / EXPONENT * roughness
+
+
+def weights(tried: Sequence[Candidate], sigma: float) -> Tensor:
+    """(M,): how probable each of several candidates is against the others, by L; they sum to 1."""
+    likelihoods = torch.tensor([candidate.likelihood(sigma) for candidate in tried])
+    return torch.softmax(likelihoods / CLOSE, dim=0)
+
+
+def features(y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma: float) -> Tensor:
+    """What the judgement goes by, (M, FEATURES), a row for each candidate.
+
+    Args:
+        y: the measurement, (1, 1, H, W).
+        spectra: of all hypotheses, no blur first.
+        tried: the candidates.
+        sigma: standard deviation of the noise of y.
+    """
+    pixels, own = y.y, gradients(y.y).abs()
+    flat = _flattest(y.y)
+    images = torch.cat([candidate.image for candidate in tried])
+    share = weights(tried, sigma).to(images)
+    mean = (share[:, None, None, None] * images).sum(dim=0, keepdim=True)
+    changes = (images - pixels).square().mean(dim=(1, 2, 3)).sqrt() + 1e-4
+    disagreements = (images - mean).square().mean(dim=(1, 2, 3)).sqrt() + 1e-4
+    side = max(candidate.kernel.shape[-1] for candidate in tried)
+    shapes = torch.stack([kernels.fitted(candidate.kernel, side) for candidate in tried])
+    agreements = kernels.agreement(shapes[:, None], shapes[None])
+    image_terms = torch.tensor([c.likelihood(sigma) - c.spectral for c in tried])
+    clipped = ((pixels < CLIPPED[0]) | (pixels > CLIPPED[1])).float().mean()
+    of_photo = [
+        math.log(sigma),
+        float(clipped.sqrt()),
+        float(own.mean().log()),
+        math.log(pixels.numel()),
+        math.asinh(1000 * spectra.blurred / 3),
+        float(len(tried)),
+    ]
+    rows = []
+    for index, candidate in enumerate(tried):
+        kernel, slopes = candidate.kernel, gradients(candidate.image).abs()
+        major, minor = _extents(kernel)
+        rows.append(
+            [
+                math.asinh(1000 * (candidate.spectral - float(spectra.values[0])) / 3),
+                math.asinh(1000 * (candidate.spectral - float(spectra.values.max())) / 3),
+                math.log(candidate.departure),
+                math.asinh(1000 * float(image_terms[index] - image_terms.max()) / 3),
+                math.log(candidate.residual / model_error(sigma)),
+                candidate.roughness - float(own.pow(EXPONENT).mean().log()),
+                float(slopes.mean().log() - own.mean().log()),
+                float((slopes[..., flat].mean() + 1e-4).log() - (own[..., flat].mean() + 1e-4).log()),
+                math.log(int((kernel > LIT * kernel.max()).sum())),
+                math.log(major + 0.3),
+                math.log(minor + 0.3),
+                float(kernel.max().log()),
+                math.log(major + 0.3) - math.log(min(pixels.shape[-2:])),
+                float(agreements[index].mul(share).sum()),
+                float(agreements[index].sum() - 1) / max(1, len(tried) - 1),
+                float(share[index]),
+                float(changes[index].log()),
+                float(disagreements[index].log() - changes[index].log()),
+                float(changes[index].log()) - math.log(sigma),
+                math.log(candidate.caution),
+                float(candidate.linear),
+                *of_photo,
+            ]
+        )
+    return torch.tensor(rows)
+
+
+def _flattest(y: Tensor) -> Tensor:
+    """Where a photo (1, 1, H, W) is flattest, (H - 1, W - 1): there restorations with wrong kernels ring."""
+    steep = smoothed(gradients(y).abs().sum(dim=0, keepdim=True), 3.0)[0, 0]
+    return steep <= steep.flatten().kthvalue(max(1, int(FLAT * steep.numel()))).values
+
+
+def _extents(kernel: Tensor) -> tuple[float, float]:
+    """Standard deviations of a kernel (K, K) along its longer and its shorter axis, in pixels."""
+    places = torch.arange(kernel.shape[-1], device=kernel.device, dtype=kernel.dtype) - kernel.shape[-1] // 2
+    down, across = kernel.sum(dim=1), kernel.sum(dim=0)
+    row, column = float((down * places).sum()), float((across * places).sum())
+    rows = float((down * places.square()).sum()) - row**2
+    columns = float((across * places.square()).sum()) - column**2
+    both = float(places @ kernel @ places) - row * column
+    root = math.hypot((rows - columns) / 2, both)
+    return math.sqrt(max(0.0, (rows + columns) / 2 + root)), math.sqrt(max(0.0, (rows + columns) / 2 - root))
