@@ -66,9 +66,10 @@ LEAD = 1.5  # zeros by which the origin of JPEG's blocks beats the next best: 3.
 def estimate_sigma(y: Tensor) -> float:
     """Standard deviation of the noise of a photo and of what JPEG did to it: root mean square over all pixels.
 
-    Noise that depends on brightness is averaged over the photo. What demosaicking made of it, and missed of the picture,
-    counts. The answer is aimed a few percent high, as too low ones do more harm. What enlarging, smoothing or denoising left of the
-    noise is found in part: most of it after enlarging, half after smoothing, a quarter after a bilateral filter.
+    Noise that depends on brightness is averaged over the photo. What demosaicking made of it counts, and what that
+    missed of the picture. The answer is aimed a few percent high, as too low ones do more harm. What enlarging,
+    smoothing or denoising left of the noise is found in part: most of it after enlarging, half after smoothing, a
+    quarter after a bilateral filter.
     A sharp photo that is textured all over has its finest texture counted as noise.
 
     Args:
