@@ -26,17 +26,37 @@ BLOCKS = 20_000  # looked at, at most, evenly spread over the photo: more cost t
 CALMEST = 64  # blocks measured, of each group: sigma to 3 %
 GROUPS = 5  # of brightness, with the same number of blocks: a sensor's noise depends on it
 WHITE = 1.25  # energy of middle details against fine ones in the calmest blocks: 1 for noise, 1.5 to 2.4 for texture
+SOFT = 4  # energy of middle details against fine ones, from which on what is fine is not texture but noise
+# Median over mean of the energy of as many details: (1 - 2 / (9 n))^3 of chi squared.
+MEDIAN = 0.969
+# Too much noise misleads the likelihood of a spectrum less than too little: errors of 5 % down and 20 % up are alike.
+AIM = 1.04
 STEEP = 2.5  # energy of middle details against fine ones, of noise that enlarging or smoothing made coarse
 HALVED = 2  # of the variance of coarse noise, what the mean of 2 x 2 pixels loses
+CHECKERED = 6  # standard deviations by which tiles agree on the fields of a checkerboard, more than chance ever makes
+COARSER = (ORDER >= 2) & (ORDER < 5)  # tells texture from calm where the next two diagonals are measured
+# Details that in demosaicked noise have the energy of white noise of its variance: 0.9 in red and blue to 1.2 in green.
+LIKE_WHITE = (ORDER >= 5) & (ORDER < 7)
+# Of the square of a demosaicked picture's roughness in the square of what interpolation missed, 3 and 1 parts in ideal
+# red and green: 0.75 to 1.2. Chosen on training photos.
+MISSED = 0.9
+# The same for halved chroma: 0.25 for small frequencies (halved by mean, enlarged by `_doubled`), less for others.
+HALVING = 0.2
 LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in Y (JFIF)
 CHROMA = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # weights of R, G and B in Cb and in Cr (JFIF)
 # Of the variance of Cb and of Cr in the mean over R, G and B: (1.772^2 + 0.344^2) / 3 and (1.402^2 + 0.714^2) / 3.
 SHARES = (1.086, 0.825)
 KEPT = (5 + 3 * torch.cos(math.pi / SIDE * torch.arange(SIDE))) / 8  # of variance at each frequency, in `_doubled`
+# Energy of a coefficient that is next to always zero: at most the square of its step by this; 12 if all sizes up to
+# half a step were as frequent. More overrates strongly blurred pictures.
+SMALL = 48
 # Levels by which enlarging half a chroma plane misses it, in the median: 0.27 at most where JPEG had halved it. Where
 # it had not, 3.5 as a rule under noise of 10 levels or more, but as little in smooth or clipped photos: there the
 # number of coefficients decides.
 SAME = 0.3
+DULL = 0.25  # of the noise of luma, what halved chroma shows at most; 0.85 where noise is independent in R, G and B
+ZEROED = 0.1  # share of the coefficients of a diagonal beyond zero, below which their energy is told by the one before
+FALL = 0.55  # of the energy of one diagonal of a blurred photo in the next, at most; .4 to .6 as a rule
 LATTICE = 0.3  # fit of the right step: .5 for one of 2, more for longer ones; .2 at most for 1; .2 to .4 err alike
 ZERO = 2.5  # levels that rounding can give to what was zero; with 2 to 3 as many steps come out wrong, 6 to 7 %
 FEW = 20  # sizes beyond zero tell no step with fewer than a third of this; 20 to 40 err alike
@@ -46,8 +66,10 @@ LEAD = 1.5  # zeros by which the origin of JPEG's blocks beats the next best: 3.
 def estimate_sigma(y: Tensor) -> float:
     """Standard deviation of the noise of a photo and of what JPEG did to it: root mean square over all pixels.
 
-    Noise that depends on brightness is averaged over the photo. What enlarging, smoothing or denoising left of the
-    noise is found in part: most of it after enlarging, half after smoothing, a quarter after a bilateral filter.
+    Noise that depends on brightness is averaged over the photo. What demosaicking made of it counts, and what that
+    missed of the picture. The answer is aimed a few percent high, as too low ones do more harm. What enlarging,
+    smoothing or denoising left of the noise is found in part: most of it after enlarging, half after smoothing, a
+    quarter after a bilateral filter.
     A sharp photo that is textured all over has its finest texture counted as noise.
 
     Args:
@@ -61,23 +83,33 @@ def estimate_sigma(y: Tensor) -> float:
     colour = len(planes) == 3
     luma = torch.tensordot(planes.new_tensor(LUMA), planes, 1) if colour else planes[0]
     origin = _block_origin(luma.masked_fill(clipped, math.nan))
+    traceless = origin is None and colour and _halved_chroma(planes, luma)
+    if traceless:
+        origin = (0, 0)  # of quality 97 and more, whose blocks leave no trace
     if origin is None:
         variances, blocks = zip(*(_visible_noise(plane, coarse=True) for plane in planes), strict=True)
         variance = sum(v * n for v, n in zip(variances, blocks, strict=True)) / max(1, sum(blocks))
     else:
         planes, luma, clipped = (plane[..., origin[0] :, origin[1] :] for plane in (planes, luma, clipped))
         hidden, sigma = _compression_error(luma.masked_fill(clipped, math.nan))
-        variance = max(hidden, _visible_noise(luma, coarse=False)[0]) + ROUNDING
+        variance = max(hidden, _visible_noise(luma, coarse=False)[0])
         if colour:
             variance += _chroma_error(planes, sigma)
-    return max(math.sqrt(variance) / 255, QUANTISATION)
+            variance += 0 if traceless else ROUNDING  # luma without visible steps shows it already
+    return max(AIM * math.sqrt(variance) / 255, QUANTISATION)
 
 
 def _visible_noise(plane: Tensor, coarse: bool) -> tuple[float, int]:
     """Variance of the noise that shows in (H, W), coarse noise included if asked for, and how many blocks tell it."""
+    if _checkered(plane):
+        return _interpolated(plane)
     variances, slopes, blocks = _fine_noise(plane)
-    white = variances[slopes < WHITE]
-    variance = float(white.mean() if len(white) else variances.min())
+    told = (slopes < WHITE) | (slopes > SOFT)
+    variance = float(variances.min())
+    if told.any():  # where texture hides the noise, it is that of the nearest brightness
+        places = torch.arange(len(told), device=told.device)
+        nearest = (places[:, None] - places[told]).abs().argmin(dim=1)
+        variance = float(torch.minimum(variances, variances[told][nearest]).mean())
     for scale in (2, 4) if coarse and min(plane.shape) >= 4 * SIDE else ():
         if variance < ROUNDING / 2 or slopes.min() < STEEP:
             break
@@ -85,6 +117,50 @@ def _visible_noise(plane: Tensor, coarse: bool) -> tuple[float, int]:
         if slopes.min() < STEEP:  # what stays steep is the picture itself
             variance = max(variance, HALVED * float(variances.min()))
     return variance, blocks
+
+
+def _checkered(plane: Tensor) -> bool:
+    """Whether noise differs between the black and the white fields of a checkerboard: (H, W) was demosaicked.
+
+    A pixel that was interpolated is nearer to the mean of its neighbours than one that was measured (Gallagher and
+    Chen, CVPR 2008). In a tile of any other picture either kind may be.
+    """
+    sign = 1.0 - 2 * (ORDER % 2).to(plane)
+    tiles = _blocks(_roughness(plane).square(), SIDE, SIDE, BLOCKS)
+    return abs(float((tiles @ sign).sign().sum())) > CHECKERED * math.sqrt(max(1, len(tiles)))
+
+
+def _interpolated(plane: Tensor) -> tuple[float, int]:
+    """Variance of the noise of a demosaicked plane (H, W), with what was missed of the picture, and usable blocks.
+
+    Interpolation makes noise coarse, and it errs where the picture bends: for small frequencies as the square of
+    `_roughness`, by which the picture that is left is found rougher than the calmest blocks.
+    """
+    energy, groups = _groups(plane, COARSER)
+    if not groups:
+        return 0.0, 0
+    noise = torch.stack([group.mean(dim=0) for group in groups]).mean(dim=0)
+    bend = (1 - torch.cos(math.pi / SIDE * torch.arange(SIDE, device=plane.device))) / 2
+    bend = (bend[:, None] + bend).flatten()  # roughness of a detail of unit size
+    rough = _dct(_blocks(_roughness(plane), SIDE, 1, BLOCKS)).square().mean(dim=0) - noise * bend.square()
+    # The picture lost half of its roughness itself; of the finest details too little is left to tell.
+    rough = (rough / (1 - bend / 2).square())[ORDER < 9].sum().clamp_min(0) / SIDE**2
+    return float(noise[LIKE_WHITE].mean() + MISSED * rough), len(energy)
+
+
+def _roughness(plane: Tensor) -> Tensor:
+    """(H, W) -> (H - 2, W - 2): the pixels minus the mean of the four around."""
+    return plane[1:-1, 1:-1] - (plane[:-2, 1:-1] + plane[2:, 1:-1] + plane[1:-1, :-2] + plane[1:-1, 2:]) / 4
+
+
+def _groups(plane: Tensor, coarse: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Energies of the usable blocks of (H, W), (N, 64), and of the calmest of each group of brightness, if enough."""
+    blocks = _blocks(plane, SIDE, 1, BLOCKS)
+    lost = ((blocks < 255 * CLIPPED[0]) | (blocks > 255 * CLIPPED[1])).sum(dim=1)
+    energy = _dct(blocks[lost <= SIDE * SIDE // 16]).square()  # strong noise alone clips a few
+    if len(energy) < CALMEST:
+        return energy, []
+    return energy, [_calmest(energy[group], coarse) for group in energy[:, 0].argsort().tensor_split(GROUPS)]
 
 
 def _fine_noise(plane: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -95,16 +171,13 @@ def _fine_noise(plane: Tensor) -> tuple[Tensor, Tensor, int]:
 
     Returns energy of fine details (G,), that of middle ones against it (G,), and the number of usable blocks of all.
     """
-    blocks = _blocks(plane, SIDE, 1, BLOCKS)
-    lost = ((blocks < 255 * CLIPPED[0]) | (blocks > 255 * CLIPPED[1])).sum(dim=1)
-    energy = _dct(blocks[lost <= SIDE * SIDE // 16]).square()  # strong noise alone clips a few
-    if len(energy) < CALMEST:
+    energy, groups = _groups(plane, COARSE)
+    if not groups:
         return torch.zeros(1), torch.zeros(1), 0
-    groups = [_calmest(energy[group], COARSE) for group in energy[:, 0].argsort().tensor_split(GROUPS)]
     fine = [group[:, FINE].mean(dim=1) for group in groups]
     middle = torch.stack([group[:, MIDDLE].mean() for group in groups])
     # The median, since there may be textured blocks even among the calmest.
-    return torch.stack([f.median() for f in fine]), middle / torch.stack([f.mean() for f in fine]), len(energy)
+    return torch.stack([f.median() for f in fine]) / MEDIAN, middle / torch.stack([f.mean() for f in fine]), len(energy)
 
 
 def _compression_error(plane: Tensor, kept: Tensor | None = None, expected: float = 0.0) -> tuple[float, float]:
@@ -116,7 +189,7 @@ def _compression_error(plane: Tensor, kept: Tensor | None = None, expected: floa
 
     Args:
         plane: (H, W), its first block whole, not a number where clipped.
-        kept: (64,): how much of an error's variance in each coefficient reaches the pixels; None for all.
+        kept: (64,), of halved chroma: how much of an error's variance in each coefficient reaches the pixels.
         expected: sigma of the noise before JPEG, taken where the plane does not tell it.
 
     Returns the variance, and sigma of the noise before JPEG.
@@ -128,6 +201,8 @@ def _compression_error(plane: Tensor, kept: Tensor | None = None, expected: floa
     step = _steps(coefficients)
     sigma = _noise_before(coefficients, step, expected)
     energy = coefficients.square().mean(dim=0)
+    rounding = energy.clamp_max(ROUNDING)  # as in the file, not in what Q made of y
+    energy = energy - rounding
     half = (step / 2).clamp_min(0.5)
     p = (coefficients.abs() > half).float().mean(dim=0).clamp(1 / len(coefficients), 0.99)
     p[0] = 0.99  # brightness does not lie around zero
@@ -136,9 +211,42 @@ def _compression_error(plane: Tensor, kept: Tensor | None = None, expected: floa
     spread = p * step**2 / 12  # E |Q(y) - y|^2 elsewhere
     w = (1 - sigma**2 / (energy - spread + lost).clamp_min(1e-6)).clamp_min(0)
     error = (1 - w) ** 2 * energy + w * (2 - w) * spread + w**2 * lost + w * sigma**2
-    few = coefficients.abs().clamp_max(ZERO).square().mean(dim=0)  # what is seldom beyond zero is no error for that
-    error = torch.where(step > 0, error, few)
-    return float((error if kept is None else error * kept.to(error)).mean()), sigma
+    few = coefficients.abs().clamp_max(ZERO).square().mean(dim=0) - rounding  # seldom beyond zero is no error for that
+    error = torch.where(step > 0, error, few.clamp_min(0)) + rounding
+    if kept is not None:
+        seen = (step > 0).float()
+        error = (error + _zeroed(seen * w * (energy - spread + lost), seen * p, step)) * kept.to(error)
+    return float(error.mean()), sigma
+
+
+def _zeroed(known: Tensor, p: Tensor, step: Tensor) -> Tensor:
+    """What a picture had in coefficients that became zero, (64,).
+
+    Args:
+        known: (64,), energy of the picture that the coefficients tell.
+        p: (64,), in what share of the blocks they are not zero.
+        step: (64,), of their quantisation, 0 where not known.
+    """
+    missing = torch.zeros_like(known)
+    before, fall = 0.0, 0.0
+    for order in range(1, 2 * SIDE - 1):
+        here = torch.eq(ORDER, order)
+        seen = float(known[here].sum())
+        if p[here].mean() > ZEROED:
+            before, fall = seen, min(FALL, seen / before) if before else FALL / 2  # slopes are but the first
+        else:
+            largest = float(step[torch.le(ORDER, order)].max()) ** 2 / SMALL
+            missing[here] = min(max(0.0, fall * before - seen) / int(here.sum()), largest)
+            before = seen + float(missing[here].sum())
+    return missing
+
+
+def _halved_chroma(planes: Tensor, luma: Tensor) -> bool:
+    """Whether chroma of (3, H, W) lacks the noise that luma (H, W) has, and half of its rows and columns tell it."""
+    chroma = torch.tensordot(planes.new_tensor(CHROMA[0]), planes, 1)
+    if _visible_noise(chroma + 128, coarse=False)[0] > DULL * _visible_noise(luma, coarse=False)[0]:
+        return False
+    return all(_as_coded(chroma)[1])
 
 
 def _chroma_error(planes: Tensor, sigma: float) -> float:
@@ -155,7 +263,11 @@ def _chroma_error(planes: Tensor, sigma: float) -> float:
         plane, halved = _as_coded(torch.tensordot(planes.new_tensor(weights), planes, 1))
         expected = sigma * math.hypot(*weights) / math.hypot(*LUMA)  # from noise that is independent in R, G and B
         rows, columns = (KEPT if axis else torch.ones(SIDE) for axis in halved)
-        error, _ = _compression_error(plane, torch.outer(rows, columns).flatten(), expected / 2 ** (sum(halved) / 2))
+        kept = torch.outer(rows, columns).flatten() if any(halved) else None
+        error, _ = _compression_error(plane, kept, expected / 2 ** (sum(halved) / 2))
+        if all(halved):  # the picture lost details as well
+            rough = _blocks(_roughness(plane).square(), SIDE, SIDE, BLOCKS).mean(dim=1)
+            error += HALVING * float(rough.mean() - rough.quantile(0.1))
         total += share * error
     return total
 
