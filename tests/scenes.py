@@ -40,6 +40,15 @@ def sharp(height: int, width: int, channels: int, seed: int = 0) -> NDArray[np.f
     return image.reshape(height, width, channels).astype(np.float32) / 255
 
 
+def texture(side: int, seed: int = 3) -> torch.Tensor:
+    """A picture (1, 1, side, side) with about the spectrum of a photo, and nothing else of one."""
+    length = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    length[0, 0] = 1
+    white = np.fft.rfft2(np.random.default_rng(seed).standard_normal((side, side)))
+    x = np.fft.irfft2(white * length**-1.1 * np.exp(-2 * length), s=(side, side))
+    return torch.from_numpy((0.5 + 0.15 * x / x.std()).astype(np.float32))[None, None]
+
+
 def streak(size: int = 15, length: float = 9.0) -> NDArray[np.float32]:
     """A slanted motion blur: (size, size), sums to 1."""
     t = np.linspace(-0.5, 0.5, 400)

@@ -25,8 +25,10 @@ from blinddeblur.tiles import Tile
 JUDGED_SIDE = 256  # pixels of the part of the photo on which kernels are looked for and judged
 VARYING_SIDE = 224  # pixels of the regions that kernels which differ are looked for in
 VARYING_ROWS, VARYING_COLUMNS = 3, 4  # regions, however large the photo is
-# Nats a pixel by which a kernel has to explain the spectrum better than no blur does, for a photo to be blurred.
-BLURRED = 0.004
+# Nats a pixel by which a kernel has to explain the spectrum better than next to none, for a photo to be blurred: of
+# forty sharp training photos of 224 pixels half have less than -.001 and three in four less than .002, of forty under
+# blur of 1 to 6 px half have more than .006, and of forty under 6 to 32 px three in four more than .003.
+BLURRED = 0.002
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from blinddeblur.samplers.deblurring import model_error
 EXPONENT = 0.5  # a, of the density of gradients, exp(-|g / b|^a); 0.5 to 0.8 fits photos (Krishnan and Fergus 2009)
 IMAGE_SHARE = 0.012  # of L_image in L; .007 to .02 choose as well within .1 dB on 32 crops (RESULTS.md)
 LIT = 0.05  # of the maximum: more is part of the kernel
+SOFTNESS = 0.9  # pixels of standard deviation along the longer axis: a kernel with less is none
 FLAT = 0.4  # share of the pixels of a photo that are its flattest
 CLOSE = 3e-3  # nats a pixel of L by which the weight of a hypothesis falls to 1 / e
 WAYS = 3  # to restore a photo that are told apart
@@ -74,8 +75,14 @@ class Spectra:
 
     @property
     def blurred(self) -> float:
-        """Nats a pixel by which the likeliest kernel explains the spectrum better than no blur."""
-        return float(self.values.max() - self.values[0])
+        """Nats a pixel by which some kernel explains the spectrum better than next to none: minus infinity without any.
+
+        A little softness is no blur: every lens, and every enlargement, has that much.
+        """
+        narrow = torch.tensor([_extents(kernel)[0] < SOFTNESS for kernel in self.kernels], device=self.values.device)
+        if narrow.all():
+            return -math.inf
+        return float(self.values[~narrow].max() - self.values[narrow].max())
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,7 @@ def features(y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma
         float(clipped.sqrt()),
         float(own.mean().log()),
         math.log(pixels.numel()),
-        math.asinh(1000 * spectra.blurred / 3),
+        math.asinh(1000 * max(-0.1, spectra.blurred) / 3),
         float(len(tried)),
     ]
     rows = []

@@ -33,7 +33,7 @@ from blinddeblur.samplers.schedule import Denoiser
 
 STEPS = 6  # of the restoration; more tells no more
 # What the spectrum is told of the noise: so many times the estimate, and the model's own error, in image units.
-NOISE = (1.1, 0.003)
+NOISE = (1.05, 0.003)
 # Kernels that are restored with, at most: the likeliest by their spectra, less likely than the first by so many nats a
 # pixel. On 39 training photos the best of all that were found is among them but for .03 dB in the mean.
 RESTORED, RULED_OUT = 7, 0.015

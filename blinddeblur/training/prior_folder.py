@@ -55,6 +55,11 @@ class PriorFolder:
             )
         return False
 
+    def require_no_training(self) -> None:
+        """Raise OutputError where there is what this training would replace, the checkpoint of another one included."""
+        if self.begun():
+            raise OutputError(f"{self.path} holds the training of a network. Choose another folder with -o.")
+
     @contextlib.contextmanager
     def opened(self) -> Iterator[IO[str]]:
         """Hold the folder against a second training; gives the log, to be appended to.

@@ -46,7 +46,7 @@ def train_spectra(
     """
     folder = PriorFolder(options.output)
     with folder.opened():
-        folder.begun()
+        folder.require_no_training()
         kept, held_out = without_held_out(photos, options, warn)
         rng = np.random.default_rng(options.seed)
         rows = []

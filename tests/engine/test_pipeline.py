@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from scenes import agreement, blurred, psnr, streak
+from scenes import agreement, blurred, psnr, streak, texture
 
 import blinddeblur
 from blinddeblur.engine import blending
@@ -17,6 +17,8 @@ from blinddeblur.engine.tiled import TiledRestoration
 from blinddeblur.errors import EstimationError, KernelError, PhotoError, UsageError
 from blinddeblur.estimation.candidates import Candidate, Verdict
 from blinddeblur.estimation.first_kernel import classical_guess, first_kernel
+from blinddeblur.physics import kernels
+from blinddeblur.physics.convolution import blur
 from blinddeblur.progress import Step
 from blinddeblur.settings import CHOICES, Settings
 from blinddeblur.tiles import Tile
@@ -219,6 +221,20 @@ def test_the_judge_only_reports_on_a_kernel_that_is_given() -> None:
     assert right.expected_gain > wrong.expected_gain
     assert not wrong.unchanged
     assert not np.array_equal(wrong.image, y)
+
+
+@pytest.mark.parametrize(("long", "sharp"), [(False, True), (True, False)])
+def test_crisp_edges_along_a_long_motion_are_no_sharpness(
+    monkeypatch: pytest.MonkeyPatch, long: bool, sharp: bool
+) -> None:
+    """Whatever the edges say, a spectrum that a motion of 65 pixels has passed is that of a blurred photo."""
+    monkeypatch.setattr("blinddeblur.engine.blur_finder.is_sharp", lambda y, sigma: True)
+    x = texture(320)
+    y = x[..., 100:300] if not long else blur(x, kernels.line(65, 0, torch.device("cpu")))
+    noise = 0.005 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    photo = Pixels((y + noise)[0, 0].clamp(0, 1).numpy(), torch.device("cpu"))
+    assert Engine(Settings(device="cpu")).finder.looks_sharp(photo, 0.005) == sharp
+    assert not Engine(Settings(device="cpu", kernel_size=9)).finder.looks_sharp(photo, 0.005)
 
 
 def verdict(gain: float, probability: float, blurred_by: float) -> Verdict:

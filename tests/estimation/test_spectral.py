@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scenes import texture
 from torch import Tensor
 
 from blinddeblur import load_prior
@@ -16,15 +17,6 @@ from blinddeblur.priors.photo_spectra import SIZE, PhotoSpectra, basis, frequenc
 SIGMA = 0.0115
 
 
-def field(side: int, seed: int = 3) -> Tensor:
-    """A picture (1, 1, side, side) with about the spectrum of a photo, and nothing else of one."""
-    length = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
-    length[0, 0] = 1
-    white = np.fft.rfft2(np.random.default_rng(seed).standard_normal((side, side)))
-    x = np.fft.irfft2(white * length**-1.1 * np.exp(-2 * length), s=(side, side))
-    return torch.from_numpy((0.5 + 0.15 * x / x.std()).astype(np.float32))[None, None]
-
-
 def bar(length: int) -> Tensor:
     kernel = torch.zeros(15, 15)
     kernel[7, 7 - length // 2 : 8 + length // 2] = 1 / length
@@ -36,7 +28,7 @@ KERNELS = [bar(9), NONE, bar(13), bar(9).T.clone(), torch.full((5, 5), 0.04)]
 
 
 def blurred(side: int, kernel: Tensor) -> Tensor:
-    y = blur(field(side + kernel.shape[-1] - 1), kernel)
+    y = blur(texture(side + kernel.shape[-1] - 1), kernel)
     noise = np.random.default_rng(4).standard_normal(y.shape).astype(np.float32)
     return (y + 0.01 * torch.from_numpy(noise)).clamp(0.02, 0.98)
 
@@ -93,7 +85,7 @@ def test_small_photos_are_looked_at_as_they_are(side: int) -> None:
 
 
 def test_a_kernel_larger_than_the_photo_is_folded_into_it() -> None:
-    seen = spectral.periodogram(field(64))
+    seen = spectral.periodogram(texture(64))
     long = torch.ones(1, 129) / 129
     square = kernels.normalise(torch.nn.functional.pad(long, (0, 0, 64, 64)))
     expected = torch.fft.rfft(torch.ones(129), n=64 * 129)[::129].abs().square() / 129**2  # at the same frequencies

@@ -90,7 +90,7 @@ def told(number: int, seed: int) -> list[Example]:
 
 
 def test_gains_and_probabilities_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "STEPS", 150)
+    monkeypatch.setattr(judge, "STEPS", 250)
     judgement, fresh = fitted(told(60, 0)), told(30, 1)
     figures = validated(judgement, fresh)
     assert figures["loss_of_choice"] < 1
