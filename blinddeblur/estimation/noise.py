@@ -244,7 +244,8 @@ def _zeroed(known: Tensor, p: Tensor, step: Tensor) -> Tensor:
 def _halved_chroma(planes: Tensor, luma: Tensor) -> bool:
     """Whether chroma of (3, H, W) lacks the noise that luma (H, W) has, and half of its rows and columns tell it."""
     chroma = torch.tensordot(planes.new_tensor(CHROMA[0]), planes, 1)
-    if _visible_noise(chroma + 128, coarse=False)[0] > DULL * _visible_noise(luma, coarse=False)[0]:
+    noise = _visible_noise(luma, coarse=False)[0]
+    if noise < ROUNDING or _visible_noise(chroma + 128, coarse=False)[0] > DULL * noise:  # a drawing has none at all
         return False
     return all(_as_coded(chroma)[1])
 

@@ -25,6 +25,13 @@ def test_a_sharp_photo_is_sharp(sigma: float) -> None:
     assert is_sharp(y.mean(dim=1, keepdim=True), estimate_sigma(y.mean(dim=1, keepdim=True)))
 
 
+def test_the_order_of_the_colours_does_not_matter() -> None:
+    """Flat colours without noise are not taken for those of a JPEG file."""
+    y = (255 * PHOTO[..., :120, :140].flip(1)).round() / 255
+    assert estimate_sigma(y) < 0.5 / 255
+    assert is_sharp(y, estimate_sigma(y))
+
+
 @pytest.mark.parametrize("sigma", [0, 0.01, 0.03])
 @pytest.mark.parametrize(("kind", "extent"), [("line", 5), ("defocus", 5), ("gaussian", 8), ("shake", 12)])
 def test_a_blurred_photo_is_not(kind: str, extent: float, sigma: float) -> None:
