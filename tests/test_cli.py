@@ -550,7 +550,7 @@ def test_damaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_interrupt_leaves_nothing_and_exits_130(tmp_path: Path) -> None:
     source = make(tmp_path / "a.png", side=128)
-    code, said = interrupted("restore", source, "--steps", "1000", "--device", "cpu", after="kernel 1/1000")
+    code, said = interrupted("restore", source, "--steps", "1000", "--device", "cpu", after="hypotheses")
     assert code == 130
     assert "Interrupted" in said
     assert "Traceback" not in said

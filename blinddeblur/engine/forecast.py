@@ -9,7 +9,8 @@ from blinddeblur.samplers import restoration
 from blinddeblur.settings import DEFAULT_METHOD, Settings
 
 UNIT = 256  # pixels of a square that the network is timed on
-KERNEL_COST = 80  # evaluations of the network over such a square that an estimate of the kernel on it costs
+HYPOTHESES_COST = 170  # evaluations of the network over such a square that finding and judging kernels on it costs
+REFINEMENT_COST = 20  # evaluations over the square that the kernel is estimated on
 
 
 def seconds(
@@ -34,6 +35,6 @@ def seconds(
     steps = restoration.STEPS if method.refines else settings.effective_steps
     work = method.cost * steps * area * (1 + 2 * settings.samples)
     if settings.kernel is None and not method.joint:
-        estimates = settings.kernel_steps / DEFAULT_METHOD.steps * (1 + settings.samples / 4)
-        work += KERNEL_COST * estimates * min(area, (estimation_side / UNIT) ** 2)
+        length = settings.kernel_steps / DEFAULT_METHOD.steps
+        work += length * (HYPOTHESES_COST * min(area, 1) + REFINEMENT_COST * min(area, (estimation_side / UNIT) ** 2))
     return evaluation * work

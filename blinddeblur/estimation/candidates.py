@@ -17,6 +17,7 @@ IMAGE_SHARE = 0.012  # of L_image in L; .007 to .02 choose as well within .1 dB 
 LIT = 0.05  # of the maximum: more is part of the kernel
 SOFTNESS = 0.9  # pixels of standard deviation along the longer axis: a kernel with less is none
 FLAT = 0.4  # share of the pixels of a photo that are its flattest
+TINY = 1e-4  # image units, so that what has no texture has a logarithm
 CLOSE = 3e-3  # nats a pixel of L by which the weight of a hypothesis falls to 1 / e
 WAYS = 3  # to restore a photo that are told apart
 ALIKE = 0.97  # agreement of kernels from which on they are the same way
@@ -161,8 +162,8 @@ def features(y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma
     images = torch.cat([candidate.image for candidate in tried])
     share = weights(tried, sigma).to(images)
     mean = (share[:, None, None, None] * images).sum(dim=0, keepdim=True)
-    changes = (images - pixels).square().mean(dim=(1, 2, 3)).sqrt() + 1e-4
-    disagreements = (images - mean).square().mean(dim=(1, 2, 3)).sqrt() + 1e-4
+    changes = (images - pixels).square().mean(dim=(1, 2, 3)).sqrt() + TINY
+    disagreements = (images - mean).square().mean(dim=(1, 2, 3)).sqrt() + TINY
     side = max(candidate.kernel.shape[-1] for candidate in tried)
     shapes = torch.stack([kernels.fitted(candidate.kernel, side) for candidate in tried])
     agreements = kernels.agreement(shapes[:, None], shapes[None])
@@ -171,7 +172,7 @@ def features(y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma
     of_photo = [
         math.log(sigma),
         float(clipped.sqrt()),
-        float(own.mean().log()),
+        float((own.mean() + TINY).log()),
         math.log(pixels.numel()),
         math.asinh(1000 * max(-0.1, spectra.blurred) / 3),
         float(len(tried)),
@@ -186,10 +187,10 @@ def features(y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma
                 math.asinh(1000 * (candidate.spectral - float(spectra.values.max())) / 3),
                 math.log(candidate.departure),
                 math.asinh(1000 * float(image_terms[index] - image_terms.max()) / 3),
-                math.log(candidate.residual / model_error(sigma)),
-                candidate.roughness - float(own.pow(EXPONENT).mean().log()),
-                float(slopes.mean().log() - own.mean().log()),
-                float((slopes[..., flat].mean() + 1e-4).log() - (own[..., flat].mean() + 1e-4).log()),
+                math.log(max(candidate.residual, TINY) / model_error(sigma)),
+                candidate.roughness - float((own.pow(EXPONENT).mean() + TINY).log()),
+                float((slopes.mean() + TINY).log() - (own.mean() + TINY).log()),
+                float((slopes[..., flat].mean() + TINY).log() - (own[..., flat].mean() + TINY).log()),
                 math.log(int((kernel > LIT * kernel.max()).sum())),
                 math.log(major + 0.3),
                 math.log(minor + 0.3),

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from blinddeblur.estimation import spectral
-from blinddeblur.estimation.candidates import EXPONENT, Candidate, Spectra, features
+from blinddeblur.estimation.candidates import EXPONENT, TINY, Candidate, Spectra, features
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Blur, gradients
 from blinddeblur.physics.measurement import Measurement
@@ -124,4 +124,4 @@ def short_restoration(
     """The image (1, 1, H, W) that a kernel makes of a photo, and its residual and roughness as in Candidate."""
     blur = Blur.uniform(kernel)
     image = restore(Deblurring(denoise, y, blur, sigma, STEPS, error=caution * model_error(sigma)))
-    return image, residual(image, y, blur), float(gradients(image).abs().pow(EXPONENT).mean().log())
+    return image, residual(image, y, blur), float(gradients(image).abs().pow(EXPONENT).mean().clamp_min(TINY).log())
