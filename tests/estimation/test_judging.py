@@ -230,3 +230,4 @@ def test_only_what_is_expected_to_be_better_is() -> None:
     assert Verdict((candidate(kernel, 1.0, 0.8),), 0.01).better
     assert not Verdict((candidate(kernel, -1.0, 0.8),), 0.01).better
     assert not Verdict((candidate(kernel, 1.0, 0.2),), 0.01).better
+    assert not Verdict((candidate(kernel, 1.0, 0.8),), -0.01).better  # its spectrum is that of a sharp photo
