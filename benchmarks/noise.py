@@ -28,6 +28,7 @@ from blinddeblur import random_kernel
 from blinddeblur.estimation.noise import QUANTISATION, estimate_sigma
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.measurement import decoded
+from blinddeblur.training.degraded import demosaicked
 
 SIGMAS = (0, 0.5, 1, 2.5, 5, 10, 25)  # of 255
 RELATIVE, ABSOLUTE = 0.15, 0.3  # what may be wrong; the latter in levels of 8 bits
@@ -109,7 +110,7 @@ def _cases(index: int, photo: Tensor, side: int, rng: np.random.Generator) -> li
             spread = sigma / 255 * (variance / variance.mean()).sqrt()
             noisy = before + spread * torch.randn(before.shape, generator=torch.Generator().manual_seed(index))
             if "demosaicked" in file:
-                noisy = _demosaicked(noisy).mean(dim=1, keepdim=True) if channels == 1 else _demosaicked(noisy)
+                noisy = demosaicked(noisy).mean(dim=1, keepdim=True) if channels == 1 else demosaicked(noisy)
             spread = spread.mean(dim=1, keepdim=True)
             seen = (clean >= 3 * spread) & (clean <= 1 - 3 * spread)
             if seen.sum() < SEEN:
@@ -118,15 +119,6 @@ def _cases(index: int, photo: Tensor, side: int, rng: np.random.Generator) -> li
             truth = float((y - clean)[seen].square().mean().sqrt())
             cases.append(Case(index, scene, file, channels, sigma, 255 * truth, 255 * estimate_sigma(y)))
     return cases
-
-
-def _demosaicked(y: Tensor) -> Tensor:
-    """(1, 3, H, W) -> the same, of which each pixel kept one colour, red, green, green, blue, before 16 bits."""
-    pixels = (65535 * y[0].clamp(0, 1)).round().numpy().astype(np.uint16)
-    mosaic = pixels[1]
-    mosaic[::2, ::2], mosaic[1::2, 1::2] = pixels[0, ::2, ::2], pixels[2, 1::2, 1::2]
-    colours = cv2.cvtColor(mosaic, cv2.COLOR_BayerRGGB2RGB)
-    return torch.from_numpy(colours.transpose(2, 0, 1).astype(np.float32))[None] / 65535
 
 
 def _through_file(y: Tensor, file: str) -> Tensor:

@@ -75,7 +75,8 @@ def degraded(sharp: RGB8, rng: np.random.Generator) -> Degraded | None:
     light = gain * (decoded(light) if linear else light)
     y = _blurred(light, kind, size, side, rng)
     y, truth = (encoded(part) if linear else part for part in (y, _inner(light, size // 2)))
-    y = _sharpened(_interpolated(_noisy(y, rng), rng), rng)
+    y = _noisy(y, rng)
+    y = _sharpened(demosaicked(y) if rng.random() < MOSAIC else y, rng)
     photo, picture = _bytes(y), _bytes(truth)
     if kind == "captioned":
         _caption(photo, picture, rng)
@@ -112,10 +113,8 @@ def _noisy(y: Tensor, rng: np.random.Generator) -> Tensor:
     return y + level * growth * torch.from_numpy(rng.standard_normal(y.shape, dtype=np.float32))
 
 
-def _interpolated(y: Tensor, rng: np.random.Generator) -> Tensor:
-    """With one colour a pixel, red in every second row and column, and the others interpolated."""
-    if rng.random() >= MOSAIC:
-        return y
+def demosaicked(y: Tensor) -> Tensor:
+    """(1, 3, H, W) in [0, 1] -> the same, of which each pixel kept one colour, red, green, green, blue, in 16 bits."""
     colours = np.rint(65535 * y[0].clamp(0, 1).permute(1, 2, 0).numpy()).astype(np.uint16)
     mosaic = colours[..., 1].copy()
     mosaic[::2, ::2], mosaic[1::2, 1::2] = colours[::2, ::2, 0], colours[1::2, 1::2, 2]
