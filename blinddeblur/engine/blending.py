@@ -19,8 +19,8 @@ from blinddeblur.tiles import Tile
 WAYS = 2  # that a photo is blended of: a third gains little more and costs as much as the first
 LEAST_SHARE = 0.15  # of a way that is gone
 WINDOW = 15  # pixels over which disagreement and change are averaged
-# Of the variance of the error: what the spread, the change and the doubt in it add, and what is always there. Fitted to
-# training photos (RESULTS.md).
+# Of the variance of the error: what the spread, the change and the doubt in it add, and what is always there. First
+# guesses, fitted to nothing yet.
 SPREAD, CHANGE, DOUBT, FLOOR = 1.0, 0.15, 0.5, 0.01
 BAND = 512  # rows that are worked on at a time
 

@@ -88,14 +88,14 @@ class BlurFinder:
 
         assert self.kernel_prior is not None
         found = hypotheses(judge.denoise, self.kernel_prior, part, noise, size, steps, settings.seed, told)
-        ranked = judge.judge(part, found, noise)
+        ranked = judge.judge(part, found, noise).ranked
         if not ranked:
             raise EstimationError(
                 "Nothing in the photo tells of its blur. Give --kernel-size, or a --kernel of your own."
             )
         callback(Step(-1, steps, photo.of(where), ranked[0].kernel))
         found.append(refined(judge.denoise, y, ranked[0].kernel, noise, size, steps, settings.seed, report))
-        return Verdict(tuple(judge.judge(part, found, noise, ranked)), judge.look(part, found, noise).blurred)
+        return judge.judge(part, found, noise, ranked)
 
     def assess(self, photo: Pixels, kernel: Tensor) -> Candidate:
         """What is to be expected of a kernel (K, K) that is given."""

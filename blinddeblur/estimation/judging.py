@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from blinddeblur.estimation import spectral
-from blinddeblur.estimation.candidates import EXPONENT, TINY, Candidate, Spectra, features
+from blinddeblur.estimation.candidates import EXPONENT, TINY, Candidate, Spectra, Verdict, features
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Blur, gradients
 from blinddeblur.physics.measurement import Measurement
@@ -65,8 +65,8 @@ class Judge:
 
     def judge(
         self, y: Measurement, hypotheses: Sequence[Tensor], sigma: float, known: Sequence[Candidate] = ()
-    ) -> list[Candidate]:
-        """Ways to restore a photo, the best by the expected gain first.
+    ) -> Verdict:
+        """Ways to restore a photo, the best by the expected gain first; none where nothing is left of any kernel.
 
         Args:
             y: the measurement, (1, 1, H, W).
@@ -77,13 +77,13 @@ class Judge:
         spectra = self.look(y, hypotheses, sigma)
         tried = self.tried(y, spectra, sigma, known)
         if not tried:
-            return []
+            return Verdict((), spectra.blurred)
         gains, probabilities = self.judgement(features(y, spectra, tried, sigma))
         judged = [
             replace(candidate, gain=float(gain), probability=float(probability))
             for candidate, gain, probability in zip(tried, gains, probabilities, strict=True)
         ]
-        return sorted(judged, key=lambda candidate: -candidate.gain)
+        return Verdict(tuple(sorted(judged, key=lambda candidate: -candidate.gain)), spectra.blurred)
 
     def assess(self, y: Measurement, kernel: Tensor, sigma: float) -> Candidate:
         """What is to be expected of a single kernel (K, K), whatever others there may be."""

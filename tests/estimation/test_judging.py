@@ -171,9 +171,9 @@ def test_the_best_are_tried_with_more_caution_and_in_linear_light() -> None:
     true = kernel_of("line", 13)
     y, judge = measured(true, 80), judge_of()
     with torch.inference_mode():
-        first = judge.judge(y, [torch.ones(1, 1), true], SIGMA)
-        again = judge.judge(y, [torch.ones(1, 1), true, kernel_of("shake", 15)], SIGMA, first)
-        given = replace(judge, linear=False).judge(y, [torch.ones(1, 1), true], SIGMA)
+        first = judge.judge(y, [torch.ones(1, 1), true], SIGMA).ranked
+        again = judge.judge(y, [torch.ones(1, 1), true, kernel_of("shake", 15)], SIGMA, first).ranked
+        given = replace(judge, linear=False).judge(y, [torch.ones(1, 1), true], SIGMA).ranked
     assert {(c.caution, c.linear) for c in first} == {(1, False), (CAUTIOUS, False), (1, True)}
     assert {(c.caution, c.linear) for c in given} == {(1, False), (CAUTIOUS, False)}
     assert [c.gain for c in first] == sorted((c.gain for c in first), reverse=True)
