@@ -54,6 +54,13 @@ class _Found(NamedTuple):
     probable: tuple[tuple[Candidate, float], ...] = ()  # ways to restore the photo, and how probable each is
     ways: tuple[tuple[Pixels, float], ...] = ()  # what those came to that were gone
 
+    @property
+    def doubt(self) -> float:
+        """How likely what came of it is wrong: a restoration that is worse than the photo, or none of a blurred one."""
+        if self.sharp or self.hopeless or self.judged is None:
+            return float(self.hopeless)
+        return 1 - self.judged.probability
+
 
 @dataclass
 class Engine:
@@ -141,7 +148,7 @@ class Engine:
                 hand_over = keep or (lambda index, sample: samples.append(sample))
                 uncertainty = self._sampled(photo, found, sigma, progress, hand_over)
             elif settings.uncertainty:
-                uncertainty = blending.uncertainty(photo, found.restored, found.ways, found.judged)
+                uncertainty = blending.uncertainty(photo, found.restored, found.ways, found.doubt)
         judged = None if found.sharp or found.hopeless else found.judged
         return Result(
             image=np.array(image) if found.sharp or found.hopeless else found.restored.array,

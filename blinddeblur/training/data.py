@@ -131,17 +131,53 @@ def find_photos(folder: Path, shares: Mapping[str, float] | None = None, beside:
     return groups
 
 
-def without_held_out(photos: Path, options: Options, warn: Warn) -> tuple[list[Path], list[Path]]:
+@dataclass
+class Draw:
+    """Photos to draw from one by one.
+
+    Attributes:
+        groups: of photos, none of them empty.
+        warn: told of files that cannot be read, the first few of them.
+        left_out: what was said of these.
+    """
+
+    groups: Sequence[Group]
+    warn: Warn
+    left_out: list[str] = field(default_factory=list)
+
+    def photo(self, rng: np.random.Generator) -> RGB8 | None:
+        """A photo (H, W, 3), its group drawn by the shares; None where it cannot be read."""
+        shares = np.array([group.share for group in self.groups])
+        paths = self.groups[int(rng.choice(len(shares), p=shares / shares.sum()))].paths
+        try:
+            return read_pixels(paths[int(rng.integers(len(paths)))])
+        except PhotoError as error:
+            _leave_out(str(error), self.left_out, self.warn)
+            return None
+
+    @property
+    def number(self) -> int:
+        """Of photos."""
+        return len({path for group in self.groups for path in group.paths})
+
+
+def without_held_out(photos: Path, options: Options, warn: Warn) -> tuple[Draw, Draw]:
     """The photos of a folder to learn from, and those to validate on; where there are none of the one kind, the other.
 
     For the errors see `find_photos`.
     """
-    paths = [path for group in find_photos(photos, options.shares, beside=options.output) for path in group.paths]
-    held_out = [path for path in paths if _lot(path.relative_to(photos)) < HELD_OUT]
-    kept = sorted(set(paths).difference(held_out))
-    if not kept or not held_out:
+    groups = find_photos(photos, options.shares, beside=options.output)
+    held_out = {path for group in groups for path in group.paths if _lot(path.relative_to(photos)) < HELD_OUT}
+    parts = [_only(groups, lambda path: path not in held_out), _only(groups, held_out.__contains__)]
+    if not all(parts):
         warn("No photo is left to validate on: the figures are on what was learned from, and say little.")
-    return kept or held_out, held_out or kept
+    return Draw(parts[0] or parts[1], warn), Draw(parts[1] or parts[0], warn)
+
+
+def _only(groups: Sequence[Group], wanted: Callable[[Path], bool]) -> list[Group]:
+    """Groups of the photos that are wanted, without those of which none is."""
+    parts = [Group(group.share, [path for path in group.paths if wanted(path)]) for group in groups]
+    return [group for group in parts if group.paths]
 
 
 def read_pixels(path: Path) -> RGB8:

@@ -21,8 +21,8 @@ from blinddeblur.estimation.judging import Judge
 from blinddeblur.priors.judgement import LARGEST_GAIN, MEMBERS, Judgement
 from blinddeblur.priors.loading import load_prior, load_spectra
 from blinddeblur.training import judged_crops
-from blinddeblur.training.data import Warn, read_pixels, without_held_out
-from blinddeblur.training.degraded import Degraded, degraded
+from blinddeblur.training.data import Warn, without_held_out
+from blinddeblur.training.degraded import SIDES, degraded
 from blinddeblur.training.judged_crops import Example
 from blinddeblur.training.options import Options
 from blinddeblur.training.prior_folder import PriorFolder
@@ -32,6 +32,7 @@ VALIDATED = 8  # of so many examples one is of a photo that is held out
 STEPS = 60  # of the training of the networks: with 120 and 250, 39 photos were learned by heart (RESULTS.md)
 RATE = 5e-3  # of it, falling to zero
 DECAY = 1.0  # of the weights
+PATIENCE = 100  # photos in turn of which nothing came
 FEW = 8  # photos, fewer of which teach nothing
 BINS = 5  # of the probability, for validation
 WORSE = -0.3  # dB from which on a restoration is worse than the photo
@@ -44,7 +45,7 @@ def train_judge(
 
     Returns the figures of validation.json, and every file. Raises:
         UsageError: options that do not fit the folder, or too little time for a judgement.
-        PhotoError: there is no photo to learn from.
+        PhotoError: there is no photo to learn from, or none that is large enough.
         WeightsError: an example of an earlier run is damaged.
         OutputError: the folder cannot be written, or holds other things.
     """
@@ -58,6 +59,7 @@ def train_judge(
         kernel_prior = load_prior("photo-kernel", device, kind="kernel")
         home.mkdir(exist_ok=True)
         examples = [judged_crops.read(path) for path in sorted(home.glob("*.npz"))]
+        failed = 0
         for index in itertools.count():
             minutes = sum(example.seconds for example in examples) / 60
             progress("minutes", round(minutes, 1), options.minutes, f"{len(examples)} photos")
@@ -65,9 +67,18 @@ def train_judge(
                 break
             path, rng = home / f"{index:06d}.npz", np.random.default_rng([options.seed, index])
             held = index % VALIDATED == 0
-            if not path.exists() and (given := _drawn(held_out if held else kept, rng)) is not None:
-                judged_crops.make(path, given, judge, kernel_prior, held, rng)
-                examples += [judged_crops.read(path)] if path.exists() else []
+            if path.exists():
+                continue
+            sharp = (held_out if held else kept).photo(rng)
+            given = None if sharp is None else degraded(sharp, rng)
+            if given is not None and judged_crops.make(path, given, judge, kernel_prior, held, rng):
+                examples.append(judged_crops.read(path))
+                failed = 0
+            elif (failed := failed + 1) == PATIENCE:
+                raise PhotoError(
+                    f"Of the last {PATIENCE} photos that were drawn from {photos} none could be used. Give photos of "
+                    f"{min(SIDES) * 2} pixels and more on each side."
+                )
         learned = [example for example in examples if not example.held_out]
         if len(learned) < FEW:
             raise UsageError(
@@ -82,17 +93,9 @@ def train_judge(
             "parameters": {},
             "licence": options.licence,
             "trained_on": f"{sum(len(e.gains) for e in learned):,} restorations of {len(learned):,} crops of the "
-            f"{len(kept):,} photographs of {photos.resolve().name}, {minutes:.3g} minutes",
+            f"{kept.number:,} photographs of {photos.resolve().name}, {minutes:.3g} minutes",
         }
         return figures, folder.publish(judgement.state_dict(), entry, options.effective_name, figures)
-
-
-def _drawn(paths: Sequence[Path], rng: np.random.Generator) -> Degraded | None:
-    """A photo of one of the pictures; None where it is too small, or cannot be read."""
-    try:
-        return degraded(read_pixels(paths[int(rng.integers(len(paths)))]), rng)
-    except PhotoError:
-        return None
 
 
 def fitted(examples: Sequence[Example], seed: int = 0) -> Judgement:

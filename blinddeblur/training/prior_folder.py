@@ -79,7 +79,11 @@ class PriorFolder:
                 ) from None
             except OSError as error:
                 raise OutputError(f"{self.path} cannot be written: {error.strerror}. Choose another -o.") from error
-            yield log
+            try:
+                yield log
+            finally:
+                if not log.tell():
+                    self.log.unlink()  # this training is no network's, which logs its steps
 
     def publish(
         self,
@@ -108,7 +112,7 @@ class PriorFolder:
         fields = entry | {"file": weights.name, "addresses": [], "size": len(data), "sha256": digest, "bundled": False}
         write_bytes(_toml(name, fields).encode(), self.weights, overwrite=True)
         paths = [weights, self.weights, self.validation, self.samples, self.log, self.checkpoint]
-        return [path for path in paths if path.exists()]
+        return [path for path in paths if path.exists() and path.stat().st_size]
 
 
 def record(log: IO[str], status: TrainingStatus) -> None:

@@ -1,6 +1,5 @@
 """How the prior over the spectra of sharp photos is made: a spectrum is fitted to each of many crops."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from blinddeblur.estimation import spectral
 from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.kernels import gaussian
 from blinddeblur.priors.photo_spectra import KNOTS, SIZE, PhotoSpectra
-from blinddeblur.training.data import Warn, read_pixels, without_held_out
+from blinddeblur.training.data import Draw, Warn, without_held_out
 from blinddeblur.training.options import Options
 from blinddeblur.training.prior_folder import PriorFolder
 from blinddeblur.training.random_kernels import random_kernel
@@ -29,6 +28,7 @@ LOOSE = 0.03  # precision of the coefficients of a single crop
 STEPS = 40  # of Fisher scoring
 FEWEST = 2 * SIZE  # crops, fewer of which make no covariance
 VALIDATED = 40  # crops that are held out
+TRIES = 2  # photos that are drawn at most, for each crop
 EXTENT, KERNEL, SIGMA = (4, 20), 31, 0.01  # of the blur of these, in pixels, and of their noise
 SOFT = 1.0  # pixels: a Gaussian that a sharp photo is not to be taken for
 
@@ -50,7 +50,7 @@ def train_spectra(
         kept, held_out = without_held_out(photos, options, warn)
         rng = np.random.default_rng(options.seed)
         rows = []
-        for crop in _crops(kept, CROPS, rng, warn):
+        for crop in _crops(kept, CROPS, rng):
             rows.append(_coefficients(crop))
             progress("crops", len(rows), CROPS, "")
         if len(rows) < FEWEST:
@@ -59,29 +59,27 @@ def train_spectra(
                 "Give more photos, or larger ones."
             )
         prior = PhotoSpectra.of(torch.stack(rows))
-        figures = _validated(prior, list(_crops(held_out, VALIDATED, rng, warn)), rng)
+        figures = _validated(prior, list(_crops(held_out, VALIDATED, rng)), rng)
         entry = {
             "kind": "spectra",
             "architecture": "spectra",
             "parameters": {},
             "licence": options.licence,
-            "trained_on": f"{len(rows)} crops of {SIDE}x{SIDE} of {len(kept):,} photographs of {photos.resolve().name}",
+            "trained_on": f"{len(rows)} crops of {SIDE}x{SIDE} of {kept.number:,} photographs of "
+            f"{photos.resolve().name}",
         }
         tensors = {"mean": prior.mean, "precision": prior.precision}
         return figures, folder.publish(tensors, entry, options.effective_name, figures)
 
 
-def _crops(paths: Sequence[Path], number: int, rng: np.random.Generator, warn: Warn) -> Iterator[Tensor]:
+def _crops(photos: Draw, number: int, rng: np.random.Generator) -> Iterator[Tensor]:
     """Grey crops (1, 1, SIDE, SIDE) in [0, 1] of random photos, at most so many; small photos are passed over."""
     made = passed_over = 0
-    rounds = math.ceil(2 * number / len(paths))
-    for path in (paths[index] for _ in range(rounds) for index in rng.permutation(len(paths))):
+    for _ in range(TRIES * number):
         if made == number:
             break
-        try:
-            pixels: NDArray[Any] = read_pixels(path)
-        except PhotoError as error:
-            warn(f"A file was left out. {error}")
+        pixels: NDArray[Any] | None = photos.photo(rng)
+        if pixels is None:
             continue
         scale = float(rng.choice(SCALES))
         if scale < 1:
@@ -94,7 +92,10 @@ def _crops(paths: Sequence[Path], number: int, rng: np.random.Generator, warn: W
         made += 1
         yield torch.from_numpy(np.ascontiguousarray(grey[top : top + SIDE, left : left + SIDE]))[None, None]
     if made < number and passed_over:
-        warn(f"Photos with fewer than {SIDE} pixels in a direction tell no spectrum: {passed_over} were passed over.")
+        photos.warn(
+            f"Photos with fewer than {SIDE} pixels in a direction, or without contrast, tell no spectrum: "
+            f"{passed_over} were passed over."
+        )
 
 
 def _coefficients(crop: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from blinddeblur.estimation.hypotheses import simple
 from blinddeblur.priors.judgement import FEATURES
 from blinddeblur.priors.loading import load_judgement, load_spectra
 from blinddeblur.training import judge, judged_crops, spectra
+from blinddeblur.training.data import Draw, find_photos, without_held_out
 from blinddeblur.training.degraded import KINDS, SIDES, degraded
 from blinddeblur.training.judge import fitted, train_judge, validated
 from blinddeblur.training.judged_crops import Example, psnr
@@ -128,7 +129,7 @@ def test_examples_are_kept_and_learned_from(tmp_path: Path, quick: None) -> None
     made = sorted((out / "examples").iterdir())
     assert len(made) == 4
     assert figures["photos"] == 2
-    assert {path.name for path in paths} == {"mine.safetensors", "weights.toml", "validation.json", "log.csv"}
+    assert {path.name for path in paths} == {"mine.safetensors", "weights.toml", "validation.json"}
     times = [path.stat().st_mtime_ns for path in made]
     train_judge(folder, Options(output=out, minutes=0.19), silent, silent)  # nothing is left to do
     assert [path.stat().st_mtime_ns for path in made] == times
@@ -183,3 +184,26 @@ def test_without_photos_nothing_begins(tmp_path: Path, kind: str) -> None:
     result = run("train", kind, tmp_path / "empty", "-o", tmp_path / "mine")
     assert result.exit_code == 1
     assert "There is no photo" in result.stderr
+
+
+def test_photos_are_drawn_by_the_shares_and_unreadable_ones_named_once(tmp_path: Path) -> None:
+    photos(tmp_path / "much", 2, 80)
+    photos(tmp_path / "little", 6, 90)
+    (tmp_path / "little" / "0.png").write_bytes(b"broken")
+    warned: list[str] = []
+    shares = {"much": 9.0, "little": 1.0}
+    kept, held_out = without_held_out(tmp_path, Options(output=tmp_path / "mine", shares=shares), warned.append)
+    assert kept.number + held_out.number in (8, 16)  # where none is held out, both are all
+    warned.clear()
+    rng = np.random.default_rng(0)
+    draw = Draw(find_photos(tmp_path, shares), warned.append)
+    drawn = [draw.photo(rng) for _ in range(600)]
+    assert 0.85 < np.mean([pixels is not None and len(pixels) == 80 for pixels in drawn]) < 0.95
+    assert any(pixels is None for pixels in drawn)
+    assert len(warned) == 1
+    assert "0.png" in warned[0]
+
+
+def test_photos_that_cannot_be_used_end_the_training(tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match="none could be used"):
+        train_judge(photos(tmp_path / "photos", 2, 30), Options(output=tmp_path / "mine"), silent, silent)
