@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,9 +34,10 @@ BLURRED = 0.002
 
 @dataclass(frozen=True)
 class BlurFinder:
-    """Finds the blur of one photo after the other with the same settings.
+    """Finds the blur of a photo.
 
     Attributes:
+        photo: whose blur is looked for.
         settings: of the restoration.
         judge: of kernels.
         kernel_prior: conditioned, p(k | y); None where none is looked for.
@@ -44,6 +46,7 @@ class BlurFinder:
         least_varying_side: shorter side of a photo, in pixels, from which on these are looked for.
     """
 
+    photo: Pixels
     settings: Settings
     judge: Judge
     kernel_prior: Prior | None
@@ -57,17 +60,17 @@ class BlurFinder:
         settings = self.settings
         return any(said is not None for said in (settings.kernel, settings.kernel_size, settings.crop))
 
-    def looks_sharp(self, photo: Pixels, sigma: float) -> bool:
+    def looks_sharp(self, sigma: float) -> bool:
         """Whether there is plainly no blur to look for: by edges and details in all directions, and by the spectrum.
 
         Motion leaves edges along its path crisp, and with them a photo of nothing but such edges. Its spectrum tells.
         """
-        if self.asked or not is_sharp(photo.patches(), sigma):
+        if self.asked or not is_sharp(self.photo.patches(), sigma):
             return False
-        seen = self.judge.look(self.grey(photo), simple(photo.device), self.noise(photo))
+        seen = self.judge.look(self.grey, simple(self.photo.device), self.noise)
         return not seen.blurred > BLURRED
 
-    def find(self, photo: Pixels, progress: Progress, callback: Callback) -> Verdict:
+    def find(self, progress: Progress, callback: Callback) -> Verdict:
         """What speaks for which kernel: hypotheses judged together, and the best of them refined and judged again.
 
         Args:
@@ -75,9 +78,8 @@ class BlurFinder:
 
         Raises EstimationError where nothing is left of any hypothesis.
         """
-        settings, judge, where = self.settings, self.judge, self.where(photo)
-        y, noise, size = self.grey(photo, where), self.noise(photo), checked_size(settings.kernel_size, photo)
-        part, steps = _middle(y), settings.kernel_steps
+        settings, judge, y, noise = self.settings, self.judge, self.grey, self.noise
+        part, size, steps = _middle(y), checked_size(settings.kernel_size, self.photo), settings.kernel_steps
 
         def report(step: Step) -> None:
             progress("kernel", step.index + 1, step.total)
@@ -93,52 +95,56 @@ class BlurFinder:
             raise EstimationError(
                 "Nothing in the photo tells of its blur. Give --kernel-size, or a --kernel of your own."
             )
-        callback(Step(-1, steps, photo.of(where), ranked[0].kernel))
+        callback(Step(-1, steps, self.photo.of(self.where), ranked[0].kernel))
         found.append(refined(judge.denoise, y, ranked[0].kernel, noise, size, steps, settings.seed, report))
         return judge.judge(part, found, noise, ranked)
 
-    def assess(self, photo: Pixels, kernel: Tensor) -> Candidate:
+    def assess(self, kernel: Tensor) -> Candidate:
         """What is to be expected of a kernel (K, K) that is given."""
-        part = _middle(self.grey(photo))
-        return self.judge.assess(part, kernel, self.noise(photo))
+        return self.judge.assess(_middle(self.grey), kernel, self.noise)
 
-    def kernel_map(self, photo: Pixels, kernel: Tensor, progress: Progress) -> KernelMap | None:
+    def kernel_map(self, kernel: Tensor, progress: Progress) -> KernelMap | None:
         """Kernels for all places of the photo, where they differ; `kernel` (K, K) is the one that serves otherwise."""
-        settings = self.settings
+        settings, photo = self.settings, self.photo
         asked = settings.kernel_size is not None or settings.crop is not None
         if asked or min(photo.height, photo.width) < self.least_varying_side:
             return None
         regions = informative_regions(photo, VARYING_ROWS, VARYING_COLUMNS, VARYING_SIDE)
         return self.find_varying(
             self.judge.denoise,
-            [self.grey(photo, region) for region in regions],
+            [self._grey(region) for region in regions],
             [(region.top + region.height / 2, region.left + region.width / 2) for region in regions],
             (photo.height, photo.width),
             kernel,
-            self.noise(photo),
+            self.noise,
             torch.Generator().manual_seed(settings.seed),
             lambda done, total: progress("varying kernels", done, total),
         )
 
-    def noise(self, photo: Pixels) -> float:
+    @cached_property
+    def noise(self) -> float:
         """Standard deviation of the noise of the mean over the channels: as it is seen there, unless it is given.
 
         It is not that of a channel over sqrt(3). JPEG leaves noise in brightness and takes it from colour, so that the
         channels share it: taken for independent, it came out at .53 to .67 of the truth.
         """
         if self.settings.sigma is not None:
-            return self.settings.sigma / photo.channels**0.5
-        return estimate_sigma(photo.patches().mean(dim=1, keepdim=True))
+            return self.settings.sigma / self.photo.channels**0.5
+        return estimate_sigma(self.photo.patches().mean(dim=1, keepdim=True))
 
-    def where(self, photo: Pixels) -> Tile:
+    @cached_property
+    def where(self) -> Tile:
         """Where the kernel is estimated: the square that tells most of it, in the part that was asked for."""
         crop = self.settings.crop
-        return informative_crop(photo, self.side, None if crop is None else asked_region(crop, photo))
+        return informative_crop(self.photo, self.side, None if crop is None else asked_region(crop, self.photo))
 
-    def grey(self, photo: Pixels, tile: Tile | None = None) -> Measurement:
-        """The grey measurement of a part of the photo, by default of that where the kernel is estimated."""
-        tile = tile or self.where(photo)
-        return Measurement.of(photo.of(tile), bool(self.settings.linear)).grey()
+    @cached_property
+    def grey(self) -> Measurement:
+        """The grey measurement of where the kernel is estimated."""
+        return self._grey(self.where)
+
+    def _grey(self, tile: Tile) -> Measurement:
+        return Measurement.of(self.photo.of(tile), bool(self.settings.linear)).grey()
 
 
 def _middle(y: Measurement) -> Measurement:

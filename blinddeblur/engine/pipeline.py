@@ -93,11 +93,11 @@ class Engine:
             name = "photo-kernel" if settings.conditioned else "kernel"
             self.kernel_prior = load_prior(name, self.device, kind="kernel")
 
-    @property
-    def finder(self) -> BlurFinder:
+    def finder(self, photo: Pixels) -> BlurFinder:
         """What finds the blur of a photo."""
         judge = Judge(self.prior.denoise, self.spectra, self.judgement, self.settings.linear)
         return BlurFinder(
+            photo,
             self.settings,
             judge,
             None if self.settings.kernel is not None else self.kernel_prior,
@@ -138,11 +138,11 @@ class Engine:
                 found = self._jointly(photo, sigma, progress, callback)
             elif settings.kernel is not None:
                 found = self._knowingly(photo, sigma, progress, callback)
-            elif self.finder.looks_sharp(photo, sigma):
+            elif (finder := self.finder(photo)).looks_sharp(sigma):
                 found = _Found(photo, torch.ones(1, 1, device=self.device), sharp=True)
                 callback(Step(-1, 1, photo.whole(), found.kernel))
             else:
-                found = self._blindly(photo, sigma, progress, callback)
+                found = self._blindly(finder, sigma, progress, callback)
             uncertainty = None
             if settings.samples:
                 hand_over = keep or (lambda index, sample: samples.append(sample))
@@ -187,16 +187,16 @@ class Engine:
         """With a kernel that is given, of which the judge only says what it thinks."""
         kernel = given_kernel(self.settings.kernel, photo)
         restored, rest = self._tiled().restore(photo, KernelMap.uniform(kernel), sigma, progress, callback)
-        return _Found(restored, kernel, rest, self.finder.assess(photo, kernel))
+        return _Found(restored, kernel, rest, self.finder(photo).assess(kernel))
 
-    def _blindly(self, photo: Pixels, sigma: float, progress: Progress, callback: Callback) -> _Found:
+    def _blindly(self, finder: BlurFinder, sigma: float, progress: Progress, callback: Callback) -> _Found:
         """The kernel first, with it the photo; unless that is not expected to be better than what was given."""
-        finder, steps = self.finder, self.settings.effective_steps
-        verdict = finder.find(photo, progress, callback)
-        best, where = verdict.best, finder.where(photo)
+        photo, steps = finder.photo, self.settings.effective_steps
+        verdict = finder.find(progress, callback)
+        best = verdict.best
         found = _Found(photo, best.kernel, judged=best, probable=verdict.probable)
         if verdict.better or finder.asked or not self.settings.traits.refines:
-            kernel_map = finder.kernel_map(photo, best.kernel, progress)
+            kernel_map = finder.kernel_map(best.kernel, progress)
             restored, rest = self._tiled(best).restore(
                 photo, kernel_map or KernelMap.uniform(best.kernel), sigma, progress
             )
@@ -206,7 +206,7 @@ class Engine:
         else:
             blurred = verdict.blurred > BLURRED
             found = found._replace(kernel=torch.ones_like(best.kernel[:1, :1]), sharp=not blurred, hopeless=blurred)
-        callback(Step(steps, steps, found.restored.of(where), found.kernel))
+        callback(Step(steps, steps, found.restored.of(finder.where), found.kernel))
         return found
 
     def _blended(self, photo: Pixels, found: _Found, sigma: float, progress: Progress) -> _Found:
@@ -272,7 +272,8 @@ class Engine:
     def _kernel_diffusion(self, photo: Pixels) -> Diffusion | None:
         """What the paper's method believes of the kernel; None for nothing."""
         if self.settings.conditioned:
-            return self.kernel_prior.given(self.finder.grey(photo).y, self.finder.noise(photo)).predict
+            finder = self.finder(photo)
+            return self.kernel_prior.given(finder.grey.y, finder.noise).predict
         return None if self.settings.kernel_prior == "uniform" else self.kernel_prior.predict
 
 

@@ -233,8 +233,8 @@ def test_crisp_edges_along_a_long_motion_are_no_sharpness(
     y = x[..., 100:300] if not long else blur(x, kernels.line(65, 0, torch.device("cpu")))
     noise = 0.005 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     photo = Pixels((y + noise)[0, 0].clamp(0, 1).numpy(), torch.device("cpu"))
-    assert Engine(Settings(device="cpu")).finder.looks_sharp(photo, 0.005) == sharp
-    assert not Engine(Settings(device="cpu", kernel_size=9)).finder.looks_sharp(photo, 0.005)
+    assert Engine(Settings(device="cpu")).finder(photo).looks_sharp(0.005) == sharp
+    assert not Engine(Settings(device="cpu", kernel_size=9)).finder(photo).looks_sharp(0.005)
 
 
 def verdict(gain: float, probability: float, blurred_by: float) -> Verdict:
