@@ -4,7 +4,7 @@ from torch import Tensor
 
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.errors import UsageError
-from blinddeblur.physics.measurement import CLIPPED
+from blinddeblur.physics.measurement import cut_off
 from blinddeblur.tiles import Tile, grid, spread
 
 MOST_CROPS = 100  # parts that are compared, spread over the photo
@@ -45,7 +45,7 @@ def asked_region(crop: tuple[int, int, int, int], photo: Pixels) -> Tile:
 def _information(y: Tensor) -> float:
     """The smaller eigenvalue of the structure tensor of (1, C, H, W): texture in one direction leaves the blur open."""
     grey = y.mean(dim=1)[0]
-    usable = ((y > CLIPPED[0]) & (y < CLIPPED[1])).all(dim=1)[0]
+    usable = ~cut_off(y).any(dim=1)[0]
     across = (grey[:-1, 1:] - grey[:-1, :-1]) * usable[:-1, :-1]
     down = (grey[1:, :-1] - grey[:-1, :-1]) * usable[:-1, :-1]
     xx, yy, xy = (float((a * b).sum()) for a, b in ((across, across), (down, down), (across, down)))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import gradients, smoothed
-from blinddeblur.physics.measurement import CLIPPED, Measurement
+from blinddeblur.physics.measurement import Measurement, cut_off
 from blinddeblur.samplers.deblurring import model_error
 
 EXPONENT = 0.5  # a, of the density of gradients, exp(-|g / b|^a); 0.5 to 0.8 fits photos (Krishnan and Fergus 2009)
@@ -171,7 +171,7 @@ def features(y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma
     shapes = torch.stack([kernels.fitted(candidate.kernel, side) for candidate in tried])
     agreements = kernels.agreement(shapes[:, None], shapes[None])
     image_terms = torch.tensor([c.likelihood(sigma) - c.spectral for c in tried])
-    clipped = ((pixels < CLIPPED[0]) | (pixels > CLIPPED[1])).float().mean()
+    clipped = cut_off(pixels).float().mean()
     of_photo = [
         math.log(sigma),
         float(clipped.sqrt()),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blinddeblur.physics.measurement import CLIPPED
+from blinddeblur.physics.measurement import cut_off
 
 QUANTISATION = 0.29 / 255  # standard deviation of rounding to 8 bits
 ROUNDING = 1 / 12  # the same as a variance, in levels
@@ -79,7 +79,7 @@ def estimate_sigma(y: Tensor) -> float:
     Returns sigma in image units, at least that of rounding to 8 bits, which is the answer where all is clipped.
     """
     planes = 255 * torch.cat(list(y), dim=-1).float()  # side by side
-    clipped = ((planes < 255 * CLIPPED[0]) | (planes > 255 * CLIPPED[1])).any(dim=0)
+    clipped = cut_off(planes / 255).any(dim=0)
     colour = len(planes) == 3
     luma = torch.tensordot(planes.new_tensor(LUMA), planes, 1) if colour else planes[0]
     origin = _block_origin(luma.masked_fill(clipped, math.nan))
@@ -156,7 +156,7 @@ def _roughness(plane: Tensor) -> Tensor:
 def _groups(plane: Tensor, coarse: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Energies of the usable blocks of (H, W), (N, 64), and of the calmest of each group of brightness, if enough."""
     blocks = _blocks(plane, SIDE, 1, BLOCKS)
-    lost = ((blocks < 255 * CLIPPED[0]) | (blocks > 255 * CLIPPED[1])).sum(dim=1)
+    lost = cut_off(blocks / 255).sum(dim=1)
     energy = _dct(blocks[lost <= SIDE * SIDE // 16]).square()  # strong noise alone clips a few
     if len(energy) < CALMEST:
         return energy, []

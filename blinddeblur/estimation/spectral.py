@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from blinddeblur.physics.measurement import CLIPPED
+from blinddeblur.physics.measurement import cut_off
 from blinddeblur.priors.photo_spectra import SIZE, PhotoSpectra, basis, frequencies, law
 from blinddeblur.tiles import Tile, grid
 
@@ -170,7 +170,7 @@ def fitted(
 
 def _telling(y: Tensor) -> list[Tile]:
     """The windows of a photo that have texture and no clipped pixels; all of the largest where there are none."""
-    clipped = ((y < CLIPPED[0]) | (y > CLIPPED[1])).float()
+    clipped = cut_off(y).float()
     for side in SIDES:
         tiles = grid(y.shape[-2], y.shape[-1], side, side // 2)
         contrast = torch.stack([tile.of(y).std() for tile in tiles])

@@ -60,6 +60,11 @@ class Measurement:
         return decoding_slope(x) if self.linear else x.new_ones(())
 
 
+def cut_off(pixels: Tensor) -> Tensor:
+    """Which pixels in [0, 1] are so dark or so bright that their noise is cut off."""
+    return (pixels < CLIPPED[0]) | (pixels > CLIPPED[1])
+
+
 def decoded(x: Tensor) -> Tensor:
     """sRGB to linear light, going on beyond white, and below black with the sign, as scRGB does (IEC 61966-2-2)."""
     size = x.abs()
