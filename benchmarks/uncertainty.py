@@ -12,7 +12,7 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.metrics import shifted
-from blinddeblur import Engine, Settings, random_kernel
+from blinddeblur import Engine, Result, Settings, random_kernel
 from blinddeblur.files import decoding
 from blinddeblur.files.photo import EXTENSIONS
 from blinddeblur.physics.convolution import blur
@@ -33,25 +33,34 @@ def main(
     side: int = 160,
     known: bool = False,
 ) -> None:
-    """Crops of photos under random kernels, 1 % noise, 8 bits, default options; maps from 4, 8, ... of the samples."""
+    """Crops of photos under random kernels, 1 % noise, 8 bits, default options; maps from 4, 8, ... of the samples.
+
+    With --samples 0 the quick map, which takes none.
+    """
     files = sorted(p for p in photos.iterdir() if p.suffix.lower() in EXTENSIONS)
-    counts = [n for n in (4, 8, 16, 32, 64) if n <= samples]
+    counts = [n for n in (4, 8, 16, 32, 64) if n <= samples] or [0]
     totals: dict[int, list[list[float]]] = {n: [] for n in counts}
     print("photo", "samples", "1 sigma", "2 sigma", "3 sigma", "mean sigma", "RMS error", sep="\t")
     for index, path in enumerate(files[:: max(1, len(files) // number)][:number]):
         x, y, kernel = blurred_crop(path, side, np.random.default_rng(index))
-        result = Engine(Settings(samples=samples, kernel=kernel if known else None)).restore(y)
-        restored, drawn = result.image / np.float32(255), result.samples / np.float32(255)
+        settings = Settings(samples=samples, uncertainty=not samples, kernel=kernel if known else None)
+        result = Engine(settings).restore(y)
+        restored = result.image / np.float32(255)
         truth = shifted_onto(x, restored)
         for n in counts:
-            spread = torch.from_numpy(((drawn[:n] - restored) ** 2).mean(axis=0)).permute(2, 0, 1)[None]
-            image = torch.from_numpy(restored).permute(2, 0, 1)[None]
-            sigma = posterior.uncertainty(spread, image, result.confidence)[0].permute(1, 2, 0).numpy()
-            row = coverage(truth - restored, sigma)
+            row = coverage(truth - restored, _from_samples(result, restored, n) if n else result.uncertainty)
             totals[n].append(row)
             print(path.stem, n, *(f"{value:.3f}" for value in row), sep="\t", flush=True)
     for n, rows in totals.items():
         print("mean", n, *(f"{value:.3f}" for value in np.mean(rows, axis=0)), sep="\t")
+
+
+def _from_samples(result: Result, restored: Array, number: int) -> Array:
+    drawn = result.samples[:number] / np.float32(255)
+    spread = torch.from_numpy(((drawn - restored) ** 2).mean(axis=0)).permute(2, 0, 1)[None]
+    image = torch.from_numpy(restored).permute(2, 0, 1)[None]
+    sigma: Array = posterior.uncertainty(spread, image, result.confidence)[0].permute(1, 2, 0).numpy()
+    return sigma
 
 
 def blurred_crop(path: Path, side: int, rng: np.random.Generator) -> tuple[Array, NDArray[np.uint8], Array]:

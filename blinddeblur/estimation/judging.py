@@ -61,7 +61,7 @@ class Judge:
         """What the power spectrum of y (1, 1, H, W) with noise sigma says of each kernel (K, K)."""
         told = math.hypot(NOISE[0] * sigma, NOISE[1])
         values, departures = spectral.log_likelihood(spectral.periodogram(y.y), hypotheses, told, self.spectra)
-        return Spectra(hypotheses, values, departures)
+        return Spectra(hypotheses, values, departures, y.y[0, 0].numel())
 
     def judge(
         self, y: Measurement, hypotheses: Sequence[Tensor], sigma: float, known: Sequence[Candidate] = ()

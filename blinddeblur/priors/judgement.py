@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FEATURES = 27  # that judging.features gives
-WIDTH = 16
+WIDTH = 8
 MEMBERS = 8
 LARGEST_GAIN = 12.0  # dB, either way, that is told apart
 

@@ -21,14 +21,14 @@ from blinddeblur.training.photo_crops import RGB8, random_crop
 from blinddeblur.training.random_kernels import random_kernel
 
 SIDES = {128: 0.35, 160: 0.45, 192: 0.2}  # pixels of a photo, with their shares
-SCALES = (0.5, 1.4)  # of the sharp picture
+SCALES = (0.5, 1.0)  # of the sharp picture: enlarged, it would be blurred before it is
 # How far each kind of blur reaches in pixels, the side of its array, and its share.
 KINDS: dict[str, tuple[tuple[float, float], int, float]] = {
-    "sharp": ((0, 0), 7, 0.12),
-    "mild": ((0.8, 6), 15, 0.25),
-    "middle": ((6, 32), 41, 0.35),
-    "heavy": ((32, 60), 71, 0.08),
-    "varying": ((6, 32), 41, 0.1),
+    "sharp": ((0, 0), 7, 0.2),
+    "mild": ((0.8, 6), 15, 0.24),
+    "middle": ((6, 32), 41, 0.28),
+    "heavy": ((32, 60), 71, 0.09),
+    "varying": ((6, 32), 41, 0.09),
     "air": ((0, 0), 31, 0.04),
     "captioned": ((6, 32), 41, 0.06),
 }

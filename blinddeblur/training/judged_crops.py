@@ -85,7 +85,7 @@ def make(
         "y": given.photo,
         "x": np.rint(WHITE * given.truth).astype(np.uint16),
         "sigma": np.array(sigma),
-        "ls": spectra.values.numpy(),
+        "ls": spectra.likelihoods.numpy(),
         "es": spectra.departures.numpy(),
         "rec": np.array([(places[id(c.kernel)], c.caution, c.linear, c.residual, c.roughness) for c in tried]),
         "ims": np.stack([c.image[0, 0].half().numpy() for c in tried]),
@@ -108,6 +108,7 @@ def read(path: Path) -> Example:
             [torch.from_numpy(kept[f"k{index}"]) for index in range(len(kept["ls"]))],
             torch.from_numpy(kept["ls"]),
             torch.from_numpy(kept["es"]),
+            y.y[0, 0].numel(),
         )
         tried = [_candidate(row, image, spectra) for row, image in zip(kept["rec"], kept["ims"], strict=True)]
         truth = torch.from_numpy(kept["x"].astype(np.float32) / np.float32(WHITE))

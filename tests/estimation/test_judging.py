@@ -12,7 +12,15 @@ from torch import Tensor
 from blinddeblur import load_prior, random_kernel
 from blinddeblur.errors import EstimationError
 from blinddeblur.estimation import hypotheses as ways
-from blinddeblur.estimation.candidates import TEMPERATURE, Candidate, Verdict, image_term, weights
+from blinddeblur.estimation.candidates import (
+    LEAST_GAIN,
+    TEMPERATURE,
+    Candidate,
+    Spectra,
+    Verdict,
+    image_term,
+    weights,
+)
 from blinddeblur.estimation.first_kernel import classical_guess
 from blinddeblur.estimation.hypotheses import MARGIN, from_coarse_to_fine, hypotheses, learned_guesses, simple
 from blinddeblur.estimation.judging import CAUTIOUS, Judge, short_restoration
@@ -227,7 +235,14 @@ def test_what_is_probable_differs_and_lies_where_the_best_lies() -> None:
 
 def test_only_what_is_expected_to_be_better_is() -> None:
     kernel = torch.ones(3, 3) / 9
-    assert Verdict((candidate(kernel, 1.0, 0.8),), 0.01).better
-    assert not Verdict((candidate(kernel, -1.0, 0.8),), 0.01).better
-    assert not Verdict((candidate(kernel, 1.0, 0.2),), 0.01).better
-    assert not Verdict((candidate(kernel, 1.0, 0.8),), -0.01).better  # its spectrum is that of a sharp photo
+    assert Verdict((candidate(kernel, LEAST_GAIN + 0.1),), 0.01).better
+    assert not Verdict((candidate(kernel, LEAST_GAIN - 0.1),), 0.01).better  # not worth the risk
+
+
+def test_pixels_of_a_kernel_count_as_free_parameters() -> None:
+    """Of two kernels under which a spectrum is equally likely the one with fewer pixels is preferred, by a nat each."""
+    none, small, large = torch.ones(1, 1), torch.ones(3, 3) / 9, torch.ones(9, 9) / 81
+    seen = Spectra([none, small, large], torch.tensor([0.0, 0.02, 0.02]), torch.zeros(3), 10_000)
+    assert float(seen.values[1] - seen.values[2]) == pytest.approx((81 - 9) / 10_000, abs=1e-6)
+    assert seen.narrowest == pytest.approx(0.02 - 9 / 10_000)  # next to none: it is that of a lens
+    assert seen.blurred == pytest.approx(-72 / 10_000, abs=1e-6)
