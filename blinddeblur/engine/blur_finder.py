@@ -90,14 +90,14 @@ class BlurFinder:
 
         assert self.kernel_prior is not None
         found = hypotheses(judge.denoise, self.kernel_prior, part, noise, size, steps, settings.seed, told)
-        ranked = judge.judge(part, found, noise).ranked
-        if not ranked:
+        likely = judge.likely(part, judge.look(part, found, noise), noise)
+        if not likely:
             raise EstimationError(
                 "Nothing in the photo tells of its blur. Give --kernel-size, or a --kernel of your own."
             )
-        callback(Step(-1, steps, self.photo.of(self.where), ranked[0].kernel))
-        found.append(refined(judge.denoise, y, ranked[0].kernel, noise, size, steps, settings.seed, report))
-        return judge.judge(part, found, noise, ranked)
+        callback(Step(-1, steps, self.photo.of(self.where), likely[0].kernel))
+        found.append(refined(judge.denoise, y, likely[0].kernel, noise, size, steps, settings.seed, report))
+        return judge.judge(part, found, noise, likely)
 
     def assess(self, kernel: Tensor) -> Candidate:
         """What is to be expected of a kernel (K, K) that is given."""

@@ -11,7 +11,6 @@ well (.86 and .87 in the mean), in more than twice the time.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ LINES = (9, 17, 33, 65)  # lengths in pixels, in each of so many
 DIRECTIONS = 4
 MARGIN = 4  # empty pixels around a guess: room for what the refinement adds
 FACTORS = (4.0, 2.83, 2.0, 1.41, 1.0)  # by which the levels are smaller
-LEVEL_STEPS = 8  # at each level
+LEVEL_STEPS = 6  # at each level
 LEAST_SIDE = 40  # pixels of the shorter side of a level; smaller ones hold no edges
 WIDTH = 1.0  # standard deviation, in pixels of the coarsest level, of the kernel to begin with where there is no guess
 LEAST_NOISE = 2.0  # by which averaging lowers the noise at most: below lies what compression left
@@ -74,16 +73,13 @@ def hypotheses(
         generator = torch.Generator().manual_seed(seed)
         return from_coarse_to_fine(denoise, y, guess, sigma, min(steps, LEVEL_STEPS), generator)
 
-    ways: list[Callable[[], Tensor]] = [
-        *(partial(refined, denoise, y, guess, sigma, size, steps, seed) for guess in guesses),
-        *(partial(climbed, guess) for guess in (None, *guesses)),
-    ]
-    found += guesses
-    for index, way in enumerate(ways):
-        progress(index, len(ways))
+    starts = [None, *guesses]
+    for index, start in enumerate(starts):
+        progress(index, len(starts))
         with suppress(EstimationError):  # nothing was left of it: the others will tell
-            found.append(kernels.trimmed(way(), MARGIN))
-    progress(len(ways), len(ways))
+            found.append(kernels.trimmed(climbed(start), MARGIN))
+    progress(len(starts), len(starts))
+    found += guesses
     return found if size is None else [k if k.shape[-1] <= size else kernels.fitted(k, size) for k in found]
 
 

@@ -36,7 +36,7 @@ STEPS = 6  # of the restoration; more tells no more
 NOISE = (1.05, 0.003)
 # Kernels that are restored with, at most: the likeliest by their spectra, less likely than the first by so many nats a
 # pixel. On 39 training photos the best of all that were found is among them but for .03 dB in the mean.
-RESTORED, RULED_OUT = 7, 0.015
+RESTORED, RULED_OUT = 6, 0.015
 RETRIED = 2  # of the best by L, which are also restored with more caution
 CAUTIOUS = 3.0  # times the error of a true kernel
 
@@ -72,7 +72,7 @@ class Judge:
             y: the measurement, (1, 1, H, W).
             hypotheses: kernels (K, K); the first is no blur, with which nothing is restored.
             sigma: standard deviation of the noise of y.
-            known: what was judged before, of the same measurement, and need not be restored again.
+            known: what is `likely` of the same measurement, and need not be restored again.
         """
         spectra = self.look(y, hypotheses, sigma)
         tried = self.tried(y, spectra, sigma, known)
@@ -88,32 +88,42 @@ class Judge:
     def assess(self, y: Measurement, kernel: Tensor, sigma: float) -> Candidate:
         """What is to be expected of a single kernel (K, K), whatever others there may be."""
         spectra = self.look(y, [kernels.gaussian(0, y.y.device), kernel], sigma)
-        found = self.restored(y, spectra, 1, 1.0, bool(self.linear), sigma)
+        found = self.restored(y, spectra, 1, sigma)
         gains, probabilities = self.judgement(features(y, spectra, [found], sigma))
         return replace(found, gain=float(gains[0]), probability=float(probabilities[0]))
 
+    def likely(
+        self, y: Measurement, spectra: Spectra, sigma: float, known: Sequence[Candidate] = ()
+    ) -> list[Candidate]:
+        """Restorations with the kernels that are not ruled out, the best by L first."""
+        before = {id(candidate.kernel): candidate for candidate in known}
+        order = [int(index) for index in spectra.values.argsort(descending=True)[:RESTORED] if index > 0]
+        indices = [index for index in order if spectra.values[index] > spectra.values.max() - RULED_OUT]
+        found = [before.get(id(spectra.kernels[i])) or self.restored(y, spectra, i, sigma) for i in indices]
+        return sorted(found, key=lambda candidate: -candidate.likelihood(sigma))
+
     def tried(self, y: Measurement, spectra: Spectra, sigma: float, known: Sequence[Candidate] = ()) -> list[Candidate]:
-        """Restorations with the kernels that are not ruled out, and with the best of these in other ways as well."""
-        before = {(id(c.kernel), c.caution, c.linear): c for c in known}
-
-        def restored(index: int, caution: float, linear: bool) -> Candidate:
-            done = before.get((id(spectra.kernels[index]), caution, linear))
-            return done or self.restored(y, spectra, index, caution, linear, sigma)
-
-        order = [int(index) for index in spectra.values.argsort(descending=True) if index > 0]
-        likely = [index for index in order[:RESTORED] if spectra.values[index] > spectra.values.max() - RULED_OUT]
-        found = [restored(index, 1.0, bool(self.linear)) for index in likely]
-        best = sorted(zip(found, likely, strict=True), key=lambda pair: -pair[0].likelihood(sigma))[:RETRIED]
-        found += [restored(index, CAUTIOUS, bool(self.linear)) for _, index in best]
+        """The same, and restorations with the best of these kernels in other ways as well."""
+        found = self.likely(y, spectra, sigma, known)
+        places = {id(kernel): index for index, kernel in enumerate(spectra.kernels)}
+        best = [places[id(candidate.kernel)] for candidate in found[:RETRIED]]
+        found += [self.restored(y, spectra, index, sigma, CAUTIOUS) for index in best]
         if self.linear is None:
-            found += [restored(index, 1.0, True) for _, index in best[:1]]
+            found += [self.restored(y, spectra, index, sigma, linear=True) for index in best[:1]]
         return found
 
     def restored(
-        self, y: Measurement, spectra: Spectra, index: int, caution: float, linear: bool, sigma: float
+        self,
+        y: Measurement,
+        spectra: Spectra,
+        index: int,
+        sigma: float,
+        caution: float = 1.0,
+        linear: bool | None = None,
     ) -> Candidate:
-        kernel, seen = spectra.kernels[index], replace(y, linear=linear)
-        image, rest, roughness = short_restoration(self.denoise, seen, kernel, sigma, caution)
+        """What a kernel comes to, one of those whose spectra were looked at."""
+        kernel, linear = spectra.kernels[index], bool(self.linear if linear is None else linear)
+        image, rest, roughness = short_restoration(self.denoise, replace(y, linear=linear), kernel, sigma, caution)
         value, departure = float(spectra.values[index]), float(spectra.departures[index])
         return Candidate(kernel, caution, linear, value, departure, image, rest, roughness)
 

@@ -68,9 +68,8 @@ def make(
     y, sigma = _measured(given.photo)
     try:
         kernels = hypotheses(judge.denoise, kernel_prior, y, sigma, None, fast.STEPS, 0)
-        first = judge.tried(y, judge.look(y, kernels, sigma), sigma)
-        best = max(first, key=lambda candidate: candidate.likelihood(sigma)).kernel
-        kernels.append(refined(judge.denoise, y, best, sigma))
+        first = judge.likely(y, judge.look(y, kernels, sigma), sigma)
+        kernels += [refined(judge.denoise, y, candidate.kernel, sigma) for candidate in first[:1]]
     except EstimationError:
         return False
     spectra = judge.look(y, kernels, sigma)
@@ -78,7 +77,7 @@ def make(
     places = {id(kernel): index for index, kernel in enumerate(kernels)}
     unlikely = sorted(set(range(1, len(kernels))) - {places[id(candidate.kernel)] for candidate in tried})
     chosen = rng.choice(unlikely, min(RULED_OUT, len(unlikely)), replace=False)
-    tried += [judge.restored(y, spectra, int(index), 1.0, False, sigma) for index in chosen]
+    tried += [judge.restored(y, spectra, int(index), sigma) for index in chosen]
     content = io.BytesIO()
     arrays = {f"k{index}": kernel.numpy() for index, kernel in enumerate(kernels)}
     arrays |= {
