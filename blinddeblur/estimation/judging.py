@@ -96,7 +96,8 @@ class Judge:
         self, y: Measurement, spectra: Spectra, sigma: float, known: Sequence[Candidate] = ()
     ) -> list[Candidate]:
         """Restorations with the kernels that are not ruled out, the best by L first."""
-        before = {id(candidate.kernel): candidate for candidate in known}
+        plain = (1.0, bool(self.linear))
+        before = {id(c.kernel): c for c in known if (c.caution, c.linear) == plain}
         order = [int(index) for index in spectra.values.argsort(descending=True)[:RESTORED] if index > 0]
         indices = [index for index in order if spectra.values[index] > spectra.values.max() - RULED_OUT]
         found = [before.get(id(spectra.kernels[i])) or self.restored(y, spectra, i, sigma) for i in indices]
