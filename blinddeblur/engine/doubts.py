@@ -6,7 +6,7 @@ from blinddeblur.estimation.candidates import Candidate
 from blinddeblur.estimation.first_kernel import touches_rim
 from blinddeblur.samplers.deblurring import model_error
 
-DOUBTFUL = 0.8  # probability of being better than the photo below which that is said
+DOUBTFUL = 0.75  # probability of being better than the photo below which that is said
 MISFIT = 1.5  # residual, over what a true kernel leaves at most, above which one kernel does not explain the photo
 UNLIKE = (3.0, 0.04)  # times the usual difference, and difference in [0, 1], from which on a frame is named
 ANYWAY = "give a --kernel-size to deblur it all the same."
