@@ -11,6 +11,7 @@ well (.86 and .87 in the mean), in more than twice the time; with six, restorati
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -73,13 +74,16 @@ def hypotheses(
         generator = torch.Generator().manual_seed(seed)
         return from_coarse_to_fine(denoise, y, guess, sigma, min(steps, LEVEL_STEPS), generator)
 
-    starts = [None, *guesses]
-    for index, start in enumerate(starts):
-        progress(index, len(starts))
-        with suppress(EstimationError):  # nothing was left of it: the others will tell
-            found.append(kernels.trimmed(climbed(start), MARGIN))
-    progress(len(starts), len(starts))
+    ways: list[Callable[[], Tensor]] = [
+        *(partial(refined, denoise, y, guess, sigma, size, steps, seed) for guess in guesses),
+        *(partial(climbed, guess) for guess in (None, *guesses)),
+    ]
     found += guesses
+    for index, way in enumerate(ways):
+        progress(index, len(ways))
+        with suppress(EstimationError):  # nothing was left of it: the others will tell
+            found.append(kernels.trimmed(way(), MARGIN))
+    progress(len(ways), len(ways))
     return found if size is None else [k if k.shape[-1] <= size else kernels.fitted(k, size) for k in found]
 
 
