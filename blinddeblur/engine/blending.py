@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from blinddeblur.engine.pixels import Pixels
+from blinddeblur.physics.convolution import local_mean, local_variance
 from blinddeblur.tiles import Tile
 
 WAYS = 2  # that a photo is blended of: a third gains little more and costs as much as the first
@@ -31,7 +31,8 @@ def blended(photo: Pixels, ways: Ways) -> Pixels:
     """The mean of restorations, drawn towards the photo by how much they differ against how much they change it."""
     result = photo.like()
     for tile, inner in _bands(photo):
-        y, mean, spread, change = _together(photo, ways, tile)
+        y, (mean, spread) = photo.of(tile), _together(ways, tile)
+        change = _local((mean - y).square())
         kept = change / (change + spread + 1e-9)
         result.write(tile.top + inner.start, (y + kept * (mean - y))[..., inner, :])
     return result
@@ -48,24 +49,20 @@ def uncertainty(photo: Pixels, restored: Pixels, ways: Ways, doubt: float) -> ND
     """
     rows = []
     for tile, inner in _bands(photo):
-        spread = _together(photo, ways or [(restored, 1.0)], tile)[2]
-        values = restored.of(tile)
-        contrast = (_smoothed(values.square()) - _smoothed(values).square()).clamp_min(0).mean(dim=1, keepdim=True)
+        _, spread = _together(ways or [(restored, 1.0)], tile)
+        contrast = local_variance(restored.of(tile), WINDOW).mean(dim=1, keepdim=True)
         variance = SPREAD * spread + (SHARED + DOUBTED * doubt) * contrast + FLOOR**2
         rows.append(variance.sqrt().expand(-1, photo.channels, -1, -1)[..., inner, :].cpu())
     return photo.shaped(torch.cat(rows, dim=-2)[0])
 
 
-def _together(photo: Pixels, ways: Ways, tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of what lies under a tile: the photo and the mean of the ways, (1, C, h, w); and, (1, 1, h, w), local means of
-    their variance and of the square of what they change."""
-    y, images = photo.of(tile), torch.cat([restored.of(tile) for restored, _ in ways])
+def _together(ways: Ways, tile: Tile) -> tuple[Tensor, Tensor]:
+    """Under a tile: the mean of the ways, (1, C, h, w), and the local mean of their variance, (1, 1, h, w)."""
+    images = torch.cat([restored.of(tile) for restored, _ in ways])
     shares = images.new_tensor([share for _, share in ways])
     weights = (shares / shares.sum())[:, None, None, None]
     mean = (weights * images).sum(dim=0, keepdim=True)
-    spread = (weights * (images - mean).square()).sum(dim=0, keepdim=True)
-    spread, change = (_smoothed(x.mean(dim=1, keepdim=True)) for x in (spread, (mean - y).square()))
-    return y, mean, spread, change
+    return mean, _local((weights * (images - mean).square()).sum(dim=0, keepdim=True))
 
 
 def _bands(photo: Pixels) -> Iterator[tuple[Tile, slice]]:
@@ -75,5 +72,6 @@ def _bands(photo: Pixels) -> Iterator[tuple[Tile, slice]]:
         yield Tile(first, 0, last - first, photo.width), slice(top - first, min(photo.height, top + BAND) - first)
 
 
-def _smoothed(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
+def _local(squares: Tensor) -> Tensor:
+    """The local mean over all channels, (1, 1, h, w)."""
+    return local_mean(squares.mean(dim=1, keepdim=True), WINDOW)

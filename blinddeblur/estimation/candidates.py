@@ -86,7 +86,7 @@ class Spectra:
         That is a nat each (Akaike 1974). Without it, kernels that were made to fit a sharp photo explained its spectrum
         better than no blur did, by 5 to 27 thousandths, where no line and no Gaussian was better by more than 8.
         """
-        lit = self.likelihoods.new_tensor([float((kernel > LIT * kernel.max()).sum()) for kernel in self.kernels])
+        lit = self.likelihoods.new_tensor([_lit(kernel) for kernel in self.kernels])
         return self.likelihoods - lit / self.pixels
 
     @property
@@ -213,7 +213,7 @@ def features(y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma
                 candidate.roughness - float((own.pow(EXPONENT).mean() + TINY).log()),
                 float((slopes.mean() + TINY).log() - (own.mean() + TINY).log()),
                 float((slopes[..., flat].mean() + TINY).log() - (own[..., flat].mean() + TINY).log()),
-                math.log(int((kernel > LIT * kernel.max()).sum())),
+                math.log(_lit(kernel)),
                 math.log(major + 0.3),
                 math.log(minor + 0.3),
                 float(kernel.max().log()),
@@ -236,6 +236,11 @@ def _flattest(y: Tensor) -> Tensor:
     """Where a photo (1, 1, H, W) is flattest, (H - 1, W - 1): there restorations with wrong kernels ring."""
     steep = smoothed(gradients(y).abs().sum(dim=0, keepdim=True), 3.0)[0, 0]
     return steep <= steep.flatten().kthvalue(max(1, int(FLAT * steep.numel()))).values
+
+
+def _lit(kernel: Tensor) -> int:
+    """How many pixels belong to a kernel (K, K)."""
+    return int((kernel > LIT * kernel.max()).sum())
 
 
 def _extents(kernel: Tensor) -> tuple[float, float]:

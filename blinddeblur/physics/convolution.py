@@ -142,6 +142,16 @@ def gradients(x: Tensor) -> Tensor:
     return torch.cat([x[..., :-1, 1:] - corner, x[..., 1:, :-1] - corner])
 
 
+def local_mean(x: Tensor, window: int) -> Tensor:
+    """The mean of an image (B, C, H, W) over squares of so many pixels, an odd number, as far as they lie within it."""
+    return F.avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=False)
+
+
+def local_variance(x: Tensor, window: int) -> Tensor:
+    """The variance of an image (B, C, H, W) over the same squares."""
+    return (local_mean(x.square(), window) - local_mean(x, window).square()).clamp_min(0)
+
+
 def smoothed(x: Tensor, scale: float, beyond: str = "replicate") -> Tensor:
     """An image (B, C, H, W) smoothed by a Gaussian.
 

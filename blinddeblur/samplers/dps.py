@@ -11,8 +11,8 @@ Lambda_jj = 1 / (2 y_j), y in photons. Both norms are taken on [-1, 1], as in th
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from blinddeblur.physics.convolution import local_mean
 from blinddeblur.samplers.deblurring import Deblurring
 from blinddeblur.samplers.parallel import STEPS, Estimates, Unknown, clipped, sample
 
@@ -72,7 +72,7 @@ def precision(y: Tensor, photons: float) -> tuple[Tensor, float]:
 
     Returns (1, C, H, W), and the standard deviation of the noise that it has made even, in image units.
     """
-    counted = photons * F.avg_pool2d(y, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
+    counted = photons * local_mean(y, WINDOW)
     weight = 1 / (2 * counted.clamp_min(FEWEST_PHOTONS))
     weight = weight / weight.mean()
     return weight, float((weight * counted / photons**2).mean() ** 0.5)

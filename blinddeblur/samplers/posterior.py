@@ -10,8 +10,8 @@ import math
 from itertools import pairwise
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from blinddeblur.physics.convolution import local_mean, local_variance
 from blinddeblur.samplers.deblurring import Deblurring
 from blinddeblur.samplers.proximal import image_step
 from blinddeblur.samplers.restoration import SIGMAS
@@ -53,13 +53,8 @@ def uncertainty(spread: Tensor, image: Tensor, confidence: float | None = None) 
         image: (1, C, H, W), the restored image.
         confidence: in the kernel, from 0 to 1; None for one that is given.
     """
-    variance = CALIBRATION**2 * _smoothed(spread, WINDOW) + FLOOR**2
+    variance = CALIBRATION**2 * local_mean(spread, WINDOW) + FLOOR**2
     if confidence is not None:
         share = SHARE + max(0.0, TRUSTED - confidence)
-        contrast = _smoothed(image.square(), CONTRAST_WINDOW) - _smoothed(image, CONTRAST_WINDOW).square()
-        variance = variance + share**2 * contrast.clamp_min(0)
+        variance = variance + share**2 * local_variance(image, CONTRAST_WINDOW)
     return variance.sqrt()
-
-
-def _smoothed(x: Tensor, window: int) -> Tensor:
-    return F.avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=False)

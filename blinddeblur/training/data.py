@@ -167,7 +167,7 @@ def without_held_out(photos: Path, options: Options, warn: Warn) -> tuple[Draw, 
     For the errors see `find_photos`.
     """
     groups = find_photos(photos, options.shares, beside=options.output)
-    held_out = {path for group in groups for path in group.paths if _lot(path.relative_to(photos)) < HELD_OUT}
+    held_out = set(_held_out(groups, photos))
     parts = [_only(groups, lambda path: path not in held_out), _only(groups, held_out.__contains__)]
     if not all(parts):
         warn("No photo is left to validate on: the figures are on what was learned from, and say little.")
@@ -238,9 +238,8 @@ def _parted(photos: Path, options: Options, side: int, warn: Warn) -> tuple[list
     groups = find_photos(photos, options.shares, beside=options.output)
     paths = sorted({path for group in groups for path in group.paths})
     left_out: list[str] = []
-    lots = {path: _lot(path.relative_to(photos)) for path in paths}
-    held_out = {path for path in paths if lots[path] < HELD_OUT}
-    drawn = sorted(held_out, key=lots.__getitem__)  # by lot, so that no subfolder comes first
+    drawn = _held_out(groups, photos)
+    held_out = set(drawn)
     shown = list(itertools.islice(_readable(drawn, left_out, warn), VALIDATION_IMAGES))
     others = _readable((path for path in paths if path not in held_out), left_out, warn)
     if not shown:
@@ -262,6 +261,12 @@ def _parted(photos: Path, options: Options, side: int, warn: Warn) -> tuple[list
     kept = [Group(g.share, [path for path in g.paths if path not in held_out] or g.paths) for g in groups]
     facts = {"validated": validated, "sources": sources, "left_out": left_out}
     return kept, crops.permute(0, 3, 1, 2).float() / 255, facts
+
+
+def _held_out(groups: Sequence[Group], photos: Path) -> list[Path]:
+    """Those of a folder's photos that are kept for validation, by lot, so that no subfolder comes first."""
+    lots = {path: _lot(path.relative_to(photos)) for group in groups for path in group.paths}
+    return sorted((path for path, lot in lots.items() if lot < HELD_OUT), key=lots.__getitem__)
 
 
 def _lot(path: Path) -> float:

@@ -52,7 +52,7 @@ def train_judge(
         OutputError: the folder cannot be written, or holds other things.
     """
     folder, device = PriorFolder(options.output), find_device(options.device)
-    with folder.opened():
+    with folder.held():
         home = options.output / EXAMPLES
         if not home.exists():
             folder.require_no_training()

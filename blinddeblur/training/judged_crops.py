@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from blinddeblur.errors import EstimationError, WeightsError
 from blinddeblur.estimation.candidates import Candidate, Spectra, features
@@ -22,6 +21,7 @@ from blinddeblur.estimation.hypotheses import hypotheses, refined
 from blinddeblur.estimation.judging import Judge
 from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.files.together import write_bytes
+from blinddeblur.physics.convolution import local_mean
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.prior import Prior
 from blinddeblur.samplers import fast
@@ -152,7 +152,7 @@ def _error(image: Tensor, truth: Tensor, by: tuple[float, float]) -> float:
 
 
 def _detail(x: Tensor) -> Tensor:
-    return x - F.avg_pool2d(x[None, None], WINDOW, 1, WINDOW // 2, count_include_pad=False)[0, 0]
+    return x - local_mean(x[None, None], WINDOW)[0, 0]
 
 
 def _measured(photo: NDArray[np.uint8]) -> tuple[Measurement, float]:

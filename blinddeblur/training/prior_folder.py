@@ -61,29 +61,38 @@ class PriorFolder:
             raise OutputError(f"{self.path} holds the training of a network. Choose another folder with -o.")
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[IO[str]]:
-        """Hold the folder against a second training; gives the log, to be appended to.
+    def held(self) -> Iterator[None]:
+        """Hold the folder against a second training.
 
         Raises OutputError where another training holds it, or it cannot be written.
         """
         with contextlib.ExitStack() as held:
-            try:
+            with self._writing():
                 self.path.mkdir(parents=True, exist_ok=True)
                 # Workers outlive a killed training by seconds; filelock, from 4 on, closes the lock that they inherit.
                 held.enter_context(filelock.FileLock(self.path / "training.lock", timeout=0))
-                log = held.enter_context(self.log.open("a", encoding="utf-8"))
-            except filelock.Timeout:
-                raise OutputError(
-                    f"Another training is just now writing to {self.path}. Wait until it has finished, or choose "
-                    "another -o."
-                ) from None
-            except OSError as error:
-                raise OutputError(f"{self.path} cannot be written: {error.strerror}. Choose another -o.") from error
-            try:
-                yield log
-            finally:
-                if not log.tell():
-                    self.log.unlink()  # this training is no network's, which logs its steps
+            yield
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[IO[str]]:
+        """The same for the training of a network; gives the log, to be appended to."""
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(self.held())
+            with self._writing():
+                log = opened.enter_context(self.log.open("a", encoding="utf-8"))
+            yield log
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except filelock.Timeout:
+            raise OutputError(
+                f"Another training is just now writing to {self.path}. Wait until it has finished, or choose "
+                "another -o."
+            ) from None
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}. Choose another -o.") from error
 
     def publish(
         self,
@@ -112,7 +121,7 @@ class PriorFolder:
         fields = entry | {"file": weights.name, "addresses": [], "size": len(data), "sha256": digest, "bundled": False}
         write_bytes(_toml(name, fields).encode(), self.weights, overwrite=True)
         paths = [weights, self.weights, self.validation, self.samples, self.log, self.checkpoint]
-        return [path for path in paths if path.exists() and path.stat().st_size]
+        return [path for path in paths if path.exists()]
 
 
 def record(log: IO[str], status: TrainingStatus) -> None:

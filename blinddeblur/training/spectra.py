@@ -45,7 +45,7 @@ def train_spectra(
         OutputError: the folder cannot be written, or holds other things.
     """
     folder = PriorFolder(options.output)
-    with folder.opened():
+    with folder.held():
         folder.require_no_training()
         kept, held_out = without_held_out(photos, options, warn)
         rng = np.random.default_rng(options.seed)
