@@ -31,7 +31,7 @@ def quick_search(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Any kernel will do for most tests: fewer are looked for and tried, unless a test is marked `whole_search`."""
     if request.node.get_closest_marker("whole_search") is None:
         monkeypatch.setattr(
-            hypotheses, "from_coarse_to_fine", lambda denoise, y, *others: kernels.gaussian(1.0, y.y.device)
+            hypotheses, "from_coarse_to_fine", lambda denoise, y, *others: [kernels.gaussian(1.0, y.y.device)]
         )
         monkeypatch.setattr(judging, "RESTORED", 2)
         monkeypatch.setattr(judging, "RETRIED", 0)

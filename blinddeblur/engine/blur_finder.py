@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from blinddeblur.engine.known_kernel import checked_size
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.errors import EstimationError
 from blinddeblur.estimation.candidates import Candidate, Verdict
-from blinddeblur.estimation.hypotheses import hypotheses, refined, simple
+from blinddeblur.estimation.hypotheses import guessed, hypotheses, refined, simple
 from blinddeblur.estimation.judging import Judge
 from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.estimation.sharpness import is_sharp
@@ -89,7 +89,9 @@ class BlurFinder:
             progress("hypotheses", done, total)
 
         assert self.kernel_prior is not None
-        found = hypotheses(judge.denoise, self.kernel_prior, part, noise, size, steps, settings.seed, told)
+        by_spectrum = partial(judge.likelihoods, part, sigma=noise)
+        guesses = guessed(self.kernel_prior, y.y, noise, size)
+        found = hypotheses(judge.denoise, part, guesses, noise, size, steps, settings.seed, by_spectrum, told)
         likely = judge.likely(part, judge.look(part, found, noise), noise)
         if not likely:
             raise EstimationError(

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from blinddeblur.estimation.candidates import Candidate
 from blinddeblur.estimation.first_kernel import touches_rim
-from blinddeblur.samplers.deblurring import model_error
+from blinddeblur.physics.measurement import model_error
 
 DOUBTFUL = 0.75  # probability of being better than the photo below which that is said
 MISFIT = 1.5  # residual, over what a true kernel leaves at most, above which one kernel does not explain the photo

@@ -9,11 +9,11 @@ from torch import Tensor
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.errors import UsageError
 from blinddeblur.physics.kernel_map import KernelMap
-from blinddeblur.physics.measurement import Measurement
+from blinddeblur.physics.measurement import Measurement, model_error
 from blinddeblur.priors.prior import Prior
 from blinddeblur.progress import Callback, Progress, Step, unheard, unseen
 from blinddeblur.samplers import ddnm, diffpir, dps, posterior, restoration
-from blinddeblur.samplers.deblurring import Deblurring, model_error, residual
+from blinddeblur.samplers.deblurring import Deblurring, residual
 from blinddeblur.settings import Settings
 from blinddeblur.tiles import Tile, Tiling
 

@@ -1,4 +1,9 @@
-"""Ways to restore a photo: what speaks for each, what it looks like in numbers, and what came of judging them all."""
+"""Ways to restore a photo: what speaks for each, what it looks like in numbers, and what came of judging them all.
+
+The plainest of the numbers is light that no blur takes away: with a wrong kernel, restorations are brighter or darker
+than the photo is anywhere. By that alone those that are worse than the photo are told from better ones in 86 of 100
+pairs, where L tells 80.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,17 +12,18 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from blinddeblur.physics import kernels
-from blinddeblur.physics.convolution import gradients, smoothed
-from blinddeblur.physics.measurement import Measurement, cut_off
-from blinddeblur.samplers.deblurring import model_error
+from blinddeblur.physics.measurement import Measurement, model_error
 
 EXPONENT = 0.5  # a, of the density of gradients, exp(-|g / b|^a); 0.5 to 0.8 fits photos (Krishnan and Fergus 2009)
 IMAGE_SHARE = 0.012  # of L_image in L; .007 to .02 choose as well within .1 dB on 32 crops (RESULTS.md)
 LIT = 0.05  # of the maximum: more is part of the kernel
 SOFTNESS = 0.9  # pixels of standard deviation along the longer axis: a kernel with less is none
-FLAT = 0.4  # share of the pixels of a photo that are its flattest
+EXTREMES = (0.001, 0.999)  # shares of the pixels of a photo that are darker than its darkest, and than its brightest
+NEAR = 6  # pixels around a pixel
+LITTLE = 1e-3  # of a change, so that none has a logarithm
 TINY = 1e-4  # image units, so that what has no texture has a logarithm
 CLOSE = 3e-3  # nats a pixel of L by which the weight of a hypothesis falls to 1 / e
 WAYS = 3  # to restore a photo that are told apart
@@ -86,8 +92,8 @@ class Spectra:
         That is a nat each (Akaike 1974). Without it, kernels that were made to fit a sharp photo explained its spectrum
         better than no blur did, by 5 to 27 thousandths, where no line and no Gaussian was better by more than 8.
         """
-        lit = self.likelihoods.new_tensor([_lit(kernel) for kernel in self.kernels])
-        return self.likelihoods - lit / self.pixels
+        free = self.likelihoods.new_tensor([_lit(kernel) for kernel in self.kernels])
+        return self.likelihoods - free / self.pixels
 
     @property
     def blurred(self) -> float:
@@ -133,7 +139,7 @@ class Verdict:
         """
         chosen = [self.best]
         for candidate in self.ranked[1:]:
-            if len(chosen) < WAYS and all(_agreement(candidate.kernel, c.kernel) < ALIKE for c in chosen):
+            if len(chosen) < WAYS and all(kernels.likeness(candidate.kernel, c.kernel) < ALIKE for c in chosen):
                 chosen.append(candidate)
         shares = torch.softmax(torch.tensor([c.gain for c in chosen]) / TEMPERATURE, dim=0)
         aligned = [replace(c, kernel=_aligned(c.kernel, self.best.kernel)) for c in chosen[1:]]
@@ -143,11 +149,6 @@ class Verdict:
     def better(self) -> bool:
         """Whether that is expected to be enough better than the photo to be worth the risk."""
         return self.best.gain > LEAST_GAIN
-
-
-def _agreement(kernel: Tensor, other: Tensor) -> float:
-    size = max(kernel.shape[-1], other.shape[-1])
-    return float(kernels.agreement(kernels.fitted(kernel, size), kernels.fitted(other, size)))
 
 
 def _aligned(kernel: Tensor, reference: Tensor) -> Tensor:
@@ -179,63 +180,54 @@ def features(y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma
         tried: the candidates.
         sigma: standard deviation of the noise of y.
     """
-    pixels, own = y.y, gradients(y.y).abs()
-    flat = _flattest(y.y)
-    images = torch.cat([candidate.image for candidate in tried])
-    share = weights(tried, sigma).to(images)
-    mean = (share[:, None, None, None] * images).sum(dim=0, keepdim=True)
-    changes = (images - pixels).square().mean(dim=(1, 2, 3)).sqrt() + TINY
-    disagreements = (images - mean).square().mean(dim=(1, 2, 3)).sqrt() + TINY
+    likeliest = float(spectra.values.max())
+    return torch.tensor(
+        [
+            [
+                math.asinh(1000 * (candidate.spectral - likeliest) / 3),
+                math.asinh(spectra.pixels * (candidate.spectral - spectra.narrowest) / 10),
+                math.log(max(candidate.residual, TINY) / model_error(sigma)),
+                math.log(_extents(candidate.kernel)[1] + 0.3),
+                float(candidate.kernel.max().log()),
+                support,
+                *_seen(y.y, candidate.image, sigma),
+                math.log(sigma),
+            ]
+            for candidate, support in zip(tried, _supports(tried, sigma), strict=True)
+        ]
+    )
+
+
+def _supports(tried: Sequence[Candidate], sigma: float) -> list[float]:
+    """How far the kernels of all candidates, by how probable they are, agree with that of each."""
     side = max(candidate.kernel.shape[-1] for candidate in tried)
     shapes = torch.stack([kernels.fitted(candidate.kernel, side) for candidate in tried])
-    agreements = kernels.agreement(shapes[:, None], shapes[None])
-    image_terms = torch.tensor([c.likelihood(sigma) - c.spectral for c in tried])
-    clipped = cut_off(pixels).float().mean()
-    of_photo = [
-        math.log(sigma),
-        float(clipped.sqrt()),
-        float((own.mean() + TINY).log()),
-        math.log(pixels.numel()),
-        math.asinh(1000 * max(-0.1, spectra.blurred) / 3),
-        float(len(tried)),
+    share = weights(tried, sigma).to(shapes)
+    return [float(kernels.agreement(shape.expand_as(shapes), shapes) @ share) for shape in shapes]
+
+
+def _seen(y: Tensor, x: Tensor, sigma: float) -> list[float]:
+    """Logarithms of how far an image x is from the photo y, (1, 1, H, W) both; and of how much of that is light that
+    the photo has nowhere near, and nowhere at all, in the mean and in the root of the mean square.
+    """
+    change = (x - y).abs().mean() + TINY
+    square = (x - y).square().mean() + TINY**2
+    darkest, brightest = torch.quantile(y.flatten(), y.new_tensor(EXTREMES))
+    window = 2 * NEAR + 1
+    above = F.max_pool2d(y, window, stride=1, padding=NEAR)
+    below = -F.max_pool2d(-y, window, stride=1, padding=NEAR)
+    nowhere = _outside(x, darkest, brightest)
+    return [
+        float(square.sqrt().log()) - math.log(sigma),
+        float((_outside(x, below, above).mean() / change + LITTLE).log()),
+        float((nowhere.mean() / change + LITTLE).log()),
+        float((nowhere.square().mean() / square + LITTLE**2).log()) / 2,
     ]
-    rows = []
-    for index, candidate in enumerate(tried):
-        kernel, slopes = candidate.kernel, gradients(candidate.image).abs()
-        major, minor = _extents(kernel)
-        rows.append(
-            [
-                math.asinh(1000 * (candidate.spectral - spectra.narrowest) / 3),
-                math.asinh(1000 * (candidate.spectral - float(spectra.values.max())) / 3),
-                math.log(candidate.departure),
-                math.asinh(1000 * float(image_terms[index] - image_terms.max()) / 3),
-                math.log(max(candidate.residual, TINY) / model_error(sigma)),
-                candidate.roughness - float((own.pow(EXPONENT).mean() + TINY).log()),
-                float((slopes.mean() + TINY).log() - (own.mean() + TINY).log()),
-                float((slopes[..., flat].mean() + TINY).log() - (own[..., flat].mean() + TINY).log()),
-                math.log(_lit(kernel)),
-                math.log(major + 0.3),
-                math.log(minor + 0.3),
-                float(kernel.max().log()),
-                math.log(major + 0.3) - math.log(min(pixels.shape[-2:])),
-                float(agreements[index].mul(share).sum()),
-                float(agreements[index].sum() - 1) / max(1, len(tried) - 1),
-                float(share[index]),
-                float(changes[index].log()),
-                float(disagreements[index].log() - changes[index].log()),
-                float(changes[index].log()) - math.log(sigma),
-                math.log(candidate.caution),
-                float(candidate.linear),
-                *of_photo,
-            ]
-        )
-    return torch.tensor(rows)
 
 
-def _flattest(y: Tensor) -> Tensor:
-    """Where a photo (1, 1, H, W) is flattest, (H - 1, W - 1): there restorations with wrong kernels ring."""
-    steep = smoothed(gradients(y).abs().sum(dim=0, keepdim=True), 3.0)[0, 0]
-    return steep <= steep.flatten().kthvalue(max(1, int(FLAT * steep.numel()))).values
+def _outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """How far pixels are below the one or above the other."""
+    return F.relu(x - high) + F.relu(low - x)
 
 
 def _lit(kernel: Tensor) -> int:

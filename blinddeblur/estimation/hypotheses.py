@@ -6,12 +6,16 @@ fine: a blur of thirty pixels is one of seven at a quarter of the size, where fe
 a sixteenth. There the image goes from level to level with the kernel, so that no level starts anew: with a restoration
 at the start of each, and twelve steps instead of eight, the kernels of five training photos agreed with the truth as
 well (.86 and .87 in the mean), in more than twice the time; with six, restorations gain as much as with eight.
+
+Half way up most starts have come to the same. On eight training photos the two that are likeliest there, and the
+likeliest guess refined, came to kernels as good as all of them (agreement with the truth .88 by L_spectrum, .915 the
+best; .87 and .916) with half of the evaluations of the network.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,11 +25,10 @@ from blinddeblur.errors import EstimationError
 from blinddeblur.estimation.first_kernel import SIZES, classical_guess
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Blur, extend, inner
-from blinddeblur.physics.measurement import Measurement
+from blinddeblur.physics.measurement import WRONG_KERNEL, Measurement, model_error
 from blinddeblur.priors.prior import Prior
 from blinddeblur.progress import Callback, unseen
 from blinddeblur.samplers import fast
-from blinddeblur.samplers.deblurring import WRONG_KERNEL, model_error
 from blinddeblur.samplers.restoration import first_image
 from blinddeblur.samplers.schedule import Denoiser
 
@@ -35,6 +38,7 @@ DIRECTIONS = 4
 MARGIN = 4  # empty pixels around a guess: room for what the refinement adds
 FACTORS = (4.0, 2.83, 2.0, 1.41, 1.0)  # by which the levels are smaller
 LEVEL_STEPS = 6  # at each level
+HALF, KEPT = 2.0, 2  # of FACTORS, and how many kernels go on from there: the likeliest
 LEAST_SIDE = 40  # pixels of the shorter side of a level; smaller ones hold no edges
 WIDTH = 1.0  # standard deviation, in pixels of the coarsest level, of the kernel to begin with where there is no guess
 LEAST_NOISE = 2.0  # by which averaging lowers the noise at most: below lies what compression left
@@ -44,46 +48,39 @@ KNOWS_NOTHING = 3.0  # noise, of a kernel's maximum, under which nothing of it i
 
 def hypotheses(
     denoise: Denoiser,
-    kernel_prior: Prior,
     y: Measurement,
+    guesses: Sequence[Tensor],
     sigma: float,
     size: int | None,
     steps: int,
     seed: int,
+    likely: Callable[[Sequence[Tensor]], Tensor],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Tensor]:
     """The kernels, each (K, K) with a K of its own; the first is no blur.
 
     Args:
         denoise: the image prior.
-        kernel_prior: conditioned, p(k | y).
         y: (1, 1, H, W), the measurement.
+        guesses: kernels to begin with.
         sigma: standard deviation of its noise, in image units.
         size: K, odd; None to find it.
         steps: of a refinement at full size, and at most at each level of a pyramid.
         seed: of the injected noise.
+        likely: how likely each of several kernels is by what costs nothing, (M,).
         progress: told of ways tried and in all.
     """
-    found = simple(y.y.device)
-    guesses: list[Tensor] = []
-    for kind in (_classical(y.y, size), learned_guesses(kernel_prior, y.y, sigma, size)):
-        with suppress(EstimationError):  # nothing came of this kind of guess; the other may do
-            guesses += list(kind)
-
-    def climbed(guess: Tensor | None) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return from_coarse_to_fine(denoise, y, guess, sigma, min(steps, LEVEL_STEPS), generator)
-
-    ways: list[Callable[[], Tensor]] = [
-        *(partial(refined, denoise, y, guess, sigma, size, steps, seed) for guess in guesses),
-        *(partial(climbed, guess) for guess in (None, *guesses)),
-    ]
-    found += guesses
-    for index, way in enumerate(ways):
-        progress(index, len(ways))
+    found = [*simple(y.y.device), *guesses]
+    total = 1 + min(1, len(guesses))
+    progress(0, total)
+    climbed = from_coarse_to_fine(denoise, y, [None, *guesses], sigma, likely, min(steps, LEVEL_STEPS), seed)
+    found += [kernels.trimmed(kernel, MARGIN) for kernel in climbed]
+    if guesses:
+        progress(1, total)
+        best = guesses[int(likely(guesses).argmax())]
         with suppress(EstimationError):  # nothing was left of it: the others will tell
-            found.append(kernels.trimmed(way(), MARGIN))
-    progress(len(ways), len(ways))
+            found.append(refined(denoise, y, best, sigma, size, steps, seed))
+    progress(total, total)
     return found if size is None else [k if k.shape[-1] <= size else kernels.fitted(k, size) for k in found]
 
 
@@ -94,41 +91,64 @@ def simple(device: torch.device) -> list[Tensor]:
     return [kernels.gaussian(width, device) for width in (0.0, *SOFT)] + lines
 
 
+@dataclass(frozen=True)
+class _Climb:
+    """A kernel (K, K) on its way up, with the image that goes with it once there is one, (1, 1, H, W) of a level."""
+
+    kernel: Tensor
+    generator: torch.Generator
+    image: Tensor | None = None
+
+    def to(self, denoise: Denoiser, y: Measurement, sigma: float, scale: float, steps: int) -> "_Climb":
+        """The same at the next level, whose measurement is y: `scale` times as large."""
+        kernel = _scaled(self.kernel, scale, kernels.largest(y.y.shape))
+        blur = Blur.uniform(kernel)
+        if self.image is None:
+            image = first_image(denoise, y, blur, sigma)
+        else:
+            enlarged = F.interpolate(self.image, size=y.y.shape[-2:], mode="bicubic", align_corners=False)
+            error = model_error(sigma, WRONG_KERNEL)
+            image = fast.explaining(extend(enlarged, blur.radius), y, blur, error, fast.SIGMAS[0])
+        kernel, image = fast.refined(denoise, y, kernel, image, sigma, steps, self.generator)
+        return replace(self, kernel=kernel, image=inner(image, kernel.shape[-1] // 2, y.y))
+
+
 def from_coarse_to_fine(
     denoise: Denoiser,
     y: Measurement,
-    guess: Tensor | None,
+    guesses: Sequence[Tensor | None],
     sigma: float,
+    likely: Callable[[Sequence[Tensor]], Tensor],
     steps: int = LEVEL_STEPS,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """The kernel (K, K) of a measurement.
+    seed: int = 0,
+) -> list[Tensor]:
+    """Kernels (K, K) of a measurement, the likeliest of those that came half way up.
 
     Args:
         y: the measurement, (1, 1, H, W).
-        guess: (K, K), where to begin; None for a Gaussian as wide as a pixel of the coarsest level.
+        guesses: (K, K), where to begin; None for a Gaussian as wide as a pixel of the coarsest level.
         sigma: standard deviation of the noise of y, in image units.
+        likely: how likely each of several kernels is, (M,).
         steps: at each level.
-        generator: of the injected noise, on the CPU.
+        seed: of the injected noise.
 
-    Raises EstimationError where nothing is left of the kernel.
+    Returns none where nothing is left of any kernel.
     """
+    largest, before = kernels.largest(y.y.shape), 1.0
     factors = [f for f in FACTORS if min(y.y.shape[-2:]) >= f * LEAST_SIDE] or [1.0]
-    kernel = kernels.gaussian(WIDTH * factors[0], y.y.device) if guess is None else guess
-    image, before = None, 1.0
+    starts = [kernels.gaussian(WIDTH * factors[0], y.y.device) if guess is None else guess for guess in guesses]
+    climbs = [_Climb(kernel, torch.Generator().manual_seed(seed)) for kernel in starts]
     for factor in factors:
+        if before == HALF and len(climbs) > KEPT:
+            best = likely([_scaled(climb.kernel, HALF, largest) for climb in climbs]).argsort(descending=True)
+            climbs = [climbs[int(index)] for index in best[:KEPT]]
         small = y.map(lambda pixels, factor=factor: _shrunk(pixels, factor))  # type: ignore[misc]
-        kernel = _scaled(kernel, before / factor, kernels.largest(small.y.shape))
-        noise, blur = sigma / min(factor, LEAST_NOISE), Blur.uniform(kernel)
-        if image is None:
-            image = first_image(denoise, small, blur, noise)
-        else:
-            enlarged = F.interpolate(image, size=small.y.shape[-2:], mode="bicubic", align_corners=False)
-            error = model_error(noise, WRONG_KERNEL)
-            image = fast.explaining(extend(enlarged, blur.radius), small, blur, error, fast.SIGMAS[0])
-        kernel, image = fast.refined(denoise, small, kernel, image, noise, steps, generator)
-        image, before = inner(image, kernel.shape[-1] // 2, small.y), factor
-    return kernel
+        higher = []
+        for climb in climbs:
+            with suppress(EstimationError):  # nothing was left of it: the others will tell
+                higher.append(climb.to(denoise, small, sigma / min(factor, LEAST_NOISE), before / factor, steps))
+        climbs, before = higher, factor
+    return [climb.kernel for climb in climbs]
 
 
 def _scaled(kernel: Tensor, scale: float, largest: int) -> Tensor:
@@ -167,6 +187,22 @@ def refined(
     generator = torch.Generator().manual_seed(seed)
     better, _ = fast.refined(denoise, y, roomy, image, sigma, steps, generator, callback)
     return kernels.trimmed(better, MARGIN) if size is None else better
+
+
+def guessed(kernel_prior: Prior, y: Tensor, sigma: float, size: int | None) -> list[Tensor]:
+    """Guesses of either kind, (K, K): the more of a photo they see, the better they are.
+
+    Args:
+        kernel_prior: conditioned, p(k | y).
+        y: (1, 1, H, W), the photo.
+        sigma: standard deviation of its noise, in image units.
+        size: K, odd; None to find it.
+    """
+    guesses: list[Tensor] = []
+    for kind in (_classical(y, size), learned_guesses(kernel_prior, y, sigma, size)):
+        with suppress(EstimationError):  # nothing came of this kind of guess; the other may do
+            guesses += list(kind)
+    return guesses
 
 
 def _classical(y: Tensor, size: int | None) -> Iterator[Tensor]:

@@ -10,8 +10,8 @@ sees phase, and likes blur:
 in nats a pixel.
 
 The first says which kernels are worth a restoration, and both say which of these to try in other ways as well. The
-choice itself is made by the gain in dB that a small network expects of each (priors/judgement.py), by both terms and
-by what else can be seen: how the hypotheses agree, how large the kernel is, how noisy the photo.
+choice itself is made by the gain in dB that is expected of each (priors/judgement.py), by the spectrum and by what else
+can be seen (candidates.py): light that the photo has nowhere, the residual, how the hypotheses agree.
 """
 
 import math
@@ -21,22 +21,23 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from blinddeblur.estimation import spectral
-from blinddeblur.estimation.candidates import EXPONENT, TINY, Candidate, Spectra, Verdict, features
+from blinddeblur.estimation.candidates import ALIKE, EXPONENT, TINY, Candidate, Spectra, Verdict, features
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Blur, gradients
-from blinddeblur.physics.measurement import Measurement
+from blinddeblur.physics.measurement import Measurement, model_error
 from blinddeblur.priors.judgement import Judgement
 from blinddeblur.priors.photo_spectra import PhotoSpectra
-from blinddeblur.samplers.deblurring import Deblurring, model_error, residual
+from blinddeblur.samplers.deblurring import Deblurring, residual
 from blinddeblur.samplers.restoration import restore
 from blinddeblur.samplers.schedule import Denoiser
 
 STEPS = 6  # of the restoration; more tells no more
 # What the spectrum is told of the noise: so many times the estimate, and the model's own error, in image units.
 NOISE = (1.05, 0.003)
-# Kernels that are restored with, at most: the likeliest by their spectra, less likely than the first by so many nats a
-# pixel. On 39 training photos the best of all that were found is among them but for .03 dB in the mean.
-RESTORED, RULED_OUT = 6, 0.015
+# Kernels that are restored with, at most: the likeliest by their spectra that differ from each other, less likely than
+# the first by so many nats a pixel. On 39 training photos the best of all that were found is among six but for .03 dB,
+# and up to half of these six were alike.
+RESTORED, RULED_OUT = 5, 0.015
 RETRIED = 2  # of the best by L, which are also restored with more caution
 CAUTIOUS = 3.0  # times the error of a true kernel
 
@@ -62,6 +63,10 @@ class Judge:
         told = math.hypot(NOISE[0] * sigma, NOISE[1])
         values, departures = spectral.log_likelihood(spectral.periodogram(y.y), hypotheses, told, self.spectra)
         return Spectra(hypotheses, values, departures, y.y[0, 0].numel())
+
+    def likelihoods(self, y: Measurement, hypotheses: Sequence[Tensor], sigma: float) -> Tensor:
+        """L_spectrum of each kernel (K, K), nats a pixel: (M,)."""
+        return self.look(y, hypotheses, sigma).values
 
     def judge(
         self, y: Measurement, hypotheses: Sequence[Tensor], sigma: float, known: Sequence[Candidate] = ()
@@ -98,8 +103,15 @@ class Judge:
         """Restorations with the kernels that are not ruled out, the best by L first."""
         plain = (1.0, bool(self.linear))
         before = {id(c.kernel): c for c in known if (c.caution, c.linear) == plain}
-        order = [int(index) for index in spectra.values.argsort(descending=True)[:RESTORED] if index > 0]
-        indices = [index for index in order if spectra.values[index] > spectra.values.max() - RULED_OUT]
+        order = [int(index) for index in spectra.values.argsort(descending=True) if index > 0]
+        indices: list[int] = []
+        for index in order:
+            possible = spectra.values[index] > spectra.values.max() - RULED_OUT
+            others = (spectra.kernels[i] for i in indices)
+            if possible and all(kernels.likeness(spectra.kernels[index], k) < ALIKE for k in others):
+                indices.append(index)
+            if len(indices) == RESTORED:
+                break
         found = [before.get(id(spectra.kernels[i])) or self.restored(y, spectra, i, sigma) for i in indices]
         return sorted(found, key=lambda candidate: -candidate.likelihood(sigma))
 

@@ -20,14 +20,12 @@ from blinddeblur.estimation.judging import short_restoration
 from blinddeblur.physics import camera, kernels
 from blinddeblur.physics.convolution import Blur
 from blinddeblur.physics.kernel_map import KernelMap
-from blinddeblur.physics.measurement import Measurement
+from blinddeblur.physics.measurement import WRONG_KERNEL, Measurement, model_error
 from blinddeblur.samplers import fast
-from blinddeblur.samplers.deblurring import WRONG_KERNEL, model_error
 from blinddeblur.samplers.proximal import kernel_step
 from blinddeblur.samplers.restoration import first_image
 from blinddeblur.samplers.schedule import Denoiser, log_spaced
 
-FIRST_STEPS = 4  # of the restoration that it starts from
 STEPS = 3  # of the joint refinement; with six the turning shrinks (RESULTS.md)
 FARTHEST = 16.0  # pixels that a corner of the photo may move by turning, to either side
 TURNS = 17  # turns of the camera that are told apart: two pixels at a corner from one to the next
@@ -156,7 +154,7 @@ def _refined(
     """Refine poses, and images of the regions at places (P, 2), together, as `fast.refined` does with one kernel."""
     y = Measurement(torch.cat([r.y for r in regions]), torch.cat([r.clipped for r in regions]), regions[0].linear)
     local = poses.kernels(places)
-    x, error = first_image(denoise, y, Blur.uniform(local), sigma, FIRST_STEPS), model_error(sigma, WRONG_KERNEL)
+    x, error = first_image(denoise, y, Blur.uniform(local), sigma), model_error(sigma, WRONG_KERNEL)
     for index, level in enumerate(log_spaced(*fast.SIGMAS, STEPS)):
         x0 = fast.renewed(denoise, x, level, generator)
         found = list(local)

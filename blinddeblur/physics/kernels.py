@@ -112,6 +112,12 @@ def agreement(kernel: Tensor, other: Tensor) -> Tensor:
     return torch.fft.irfft2(product, s=shape).amax(dim=(-2, -1)) / norms.clamp_min(1e-12)
 
 
+def likeness(kernel: Tensor, other: Tensor) -> float:
+    """The `agreement` of two kernels (K, K) whose sides may differ."""
+    size = max(kernel.shape[-1], other.shape[-1])
+    return float(agreement(fitted(kernel, size), fitted(other, size)))
+
+
 def resized(kernel: Tensor, size: int, scale: float) -> Tensor:
     """A (K, K) kernel enlarged or shrunk by `scale` about its middle, on an odd array of side `size`; sums to 1."""
     half = (size - 1) / 2

@@ -61,8 +61,9 @@ def load_spectra(name: str = "photo-spectra", device: str | torch.device = "cpu"
 
 def load_judgement(name: str = "judge") -> Judgement:
     """What is expected of restorations, by name or folder as in `load_prior`, whose errors it raises."""
-    judgement = Judgement()
-    load_strictly(judgement, _state(name, "judge"), name)
+    state = _state(name, "judge")
+    judgement = Judgement(len(state.get("weights", ())))
+    load_strictly(judgement, state, name)
     return judgement.eval().requires_grad_(False)
 
 

@@ -7,21 +7,10 @@ from typing import Protocol
 from torch import Tensor
 
 from blinddeblur.physics.convolution import Blur, extend, inner
-from blinddeblur.physics.measurement import Measurement
+from blinddeblur.physics.measurement import Measurement, model_error
 from blinddeblur.progress import Callback, Step, unseen
 from blinddeblur.samplers.schedule import Denoiser, Predicts
 from blinddeblur.samplers.white_noise import white_noise
-
-# A photo differs from the blurred image by more than its noise: a kernel is never quite true, and compression and
-# resampling hide the noise but not the misfit. So many times the noise, and at least so much, in image units; chosen on
-# Levin's photos and on Kodak's.
-TRUE_KERNEL = (1.5, 0.006)  # under a kernel that is taken as true
-WRONG_KERNEL = (3.0, 0.01)  # under one that is still looked for
-
-
-def model_error(sigma: float, kernel: tuple[float, float] = TRUE_KERNEL) -> float:
-    """Standard deviation of what the best image leaves of a photo with noise sigma, both in image units."""
-    return math.hypot(kernel[0] * sigma, kernel[1])
 
 
 def residual(x: Tensor, y: Measurement, blur: Blur) -> float:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Blur
-from blinddeblur.physics.measurement import Measurement
+from blinddeblur.physics.measurement import WRONG_KERNEL, Measurement, model_error
 from blinddeblur.progress import Callback, Step, unseen
-from blinddeblur.samplers.deblurring import WRONG_KERNEL, model_error
 from blinddeblur.samplers.proximal import image_step, kernel_step
 from blinddeblur.samplers.schedule import Denoiser, log_spaced
 

@@ -1,7 +1,7 @@
-"""How the judge of kernels is trained: photos are blurred and restored in every way, and small networks learn what each
-was worth.
+"""How the judge of kernels is trained: photos are blurred and restored in every way, and a Gaussian process learns what
+each was worth.
 
-The making takes nearly all of the time, so what is made is kept, and the networks are trained anew on all of it.
+The making takes nearly all of the time, so what is made is kept, and all of it is learned from anew.
 """
 
 import itertools
@@ -13,27 +13,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from blinddeblur.devices import find_device
 from blinddeblur.errors import PhotoError, UsageError
 from blinddeblur.estimation.candidates import LEAST_GAIN
 from blinddeblur.estimation.judging import Judge
-from blinddeblur.priors.judgement import LARGEST_GAIN, MEMBERS, Judgement
+from blinddeblur.priors.judgement import LARGEST_GAIN, NOISE, Judgement, covariance
 from blinddeblur.priors.loading import load_prior, load_spectra
 from blinddeblur.training import judged_crops
 from blinddeblur.training.data import Warn, without_held_out
 from blinddeblur.training.degraded import SIDES, degraded
 from blinddeblur.training.judged_crops import Example
 from blinddeblur.training.options import Options
+from blinddeblur.training.pages import page
 from blinddeblur.training.prior_folder import PriorFolder
 
 EXAMPLES = "examples"  # the folder they are kept in
 VALIDATED = 8  # of so many examples one is of a photo that is held out
-STEPS = 90  # of the training of the networks, whose width is 8: with more of either, photos were learned by heart
-SHARE = 0.1  # of the squared error of the gain, in dB^2, beside the entropy of the probability
-RATE = 1e-2  # of it, falling to zero
-DECAY = 1.0  # of the weights
+PAGES, PAGE_SIDE = 0.12, 640  # share of examples that are of drawn text, and how large a page is, in pixels
+NEWTON = 12  # steps of the fit of the probability
 PATIENCE = 100  # photos in turn of which nothing came
 FEW = 8  # photos, fewer of which teach nothing
 BINS = 5  # of the probability, for validation
@@ -71,11 +69,13 @@ def train_judge(
             held = index % VALIDATED == 0
             if path.exists():
                 continue
-            sharp = (held_out if held else kept).photo(rng)
+            # Not before there is a photo: where none can be used, that is to be told.
+            drawn = len(examples) > 0 and rng.random() < PAGES
+            sharp = page(rng, PAGE_SIDE) if drawn else (held_out if held else kept).photo(rng)
             given = None if sharp is None else degraded(sharp, rng)
             if given is not None and judged_crops.make(path, given, judge, kernel_prior, held, rng):
                 examples.append(judged_crops.read(path))
-                failed = 0
+                failed = failed if drawn else 0
             elif (failed := failed + 1) == PATIENCE:
                 raise PhotoError(
                     f"Of the last {PATIENCE} photos that were drawn from {photos} none could be used. Give photos of "
@@ -87,7 +87,7 @@ def train_judge(
                 f"In {options.minutes:g} minutes {len(learned)} photos were restored; {FEW} are the least to learn "
                 "from. Give more --minutes to go on."
             )
-        judgement = fitted(learned, options.seed)
+        judgement = fitted(learned)
         figures = validated(judgement, [example for example in examples if example.held_out])
         entry = {
             "kind": "judge",
@@ -100,33 +100,32 @@ def train_judge(
         return figures, folder.publish(judgement.state_dict(), entry, options.effective_name, figures)
 
 
-def fitted(examples: Sequence[Example], seed: int = 0) -> Judgement:
-    """A judgement of examples, each photo counting the same; each member has seen other photos more often."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        judgement = Judgement()
-    seen = torch.cat([torch.cat([e.features, e.alone]) for e in examples])
-    gains = torch.cat([e.gains.repeat(2) for e in examples])
-    photo = torch.cat([torch.full((2 * len(e.gains),), i) for i, e in enumerate(examples)])
-    judgement.mean, judgement.scale = seen.mean(dim=0), seen.std(dim=0) + 1e-3
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.poisson(torch.ones(MEMBERS, len(examples)), generator=generator)
-    sizes = torch.tensor([float(len(e.gains)) for e in examples])
-    shares = (drawn / sizes)[:, photo]
-    shares = shares / shares.sum(dim=1, keepdim=True)
-    limited, better = gains.clamp(-LARGEST_GAIN, LARGEST_GAIN), (gains > 0).float()
-    optimiser = torch.optim.AdamW(judgement.parameters(), lr=RATE, weight_decay=DECAY)
-    for step in range(STEPS):
-        for group in optimiser.param_groups:
-            group["lr"] = RATE * (1 - step / STEPS)
-        expected, odds = judgement.of_each(seen)
-        wrong = SHARE * (expected - limited).square()  # absolute errors would make light of rare disasters
-        unsure = F.binary_cross_entropy_with_logits(odds, better.expand_as(odds), reduction="none")
-        loss = (shares * (wrong + unsure)).sum()
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return judgement.requires_grad_(False).eval()
+@torch.inference_mode()
+def fitted(examples: Sequence[Example]) -> Judgement:
+    """A judgement of examples; how probable it makes a gain is fitted to what it expects of photos that it left out."""
+    rows = [torch.cat([e.features, e.alone[e.plain]]) for e in examples]
+    gains = torch.cat([torch.cat([e.gains, e.gains[e.plain]]) for e in examples]).double()
+    judgement = Judgement(len(gains))
+    features = torch.cat(rows)
+    judgement.mean, judgement.scale = features.mean(dim=0), features.std(dim=0) + 1e-3
+    judgement.seen = judgement.standard(features)
+    seen, limited = judgement.seen.double(), gains.clamp(-LARGEST_GAIN, LARGEST_GAIN)
+    inverse = torch.linalg.inv(covariance(seen, seen) + NOISE * torch.eye(len(gains)))
+    weights = inverse @ limited
+    parts = torch.split(torch.arange(len(gains)), [len(row) for row in rows])
+    errors = [torch.linalg.solve(inverse[part][:, part], weights[part]) for part in parts]
+    judgement.weights, judgement.odds = weights.float(), _odds(limited - torch.cat(errors), gains > 0).float()
+    return judgement
+
+
+def _odds(expected: Tensor, came: Tensor) -> Tensor:
+    """Logistic regression of what came true (M,) on what was expected (M,), by Newton's method: offset and slope."""
+    odds, given = torch.zeros(2).double(), torch.stack([torch.ones_like(expected), expected], dim=1)
+    for _ in range(NEWTON):
+        probable = torch.sigmoid(given @ odds)
+        curvature = given.T @ (given * (probable * (1 - probable))[:, None]) + torch.eye(2)  # and a prior of width 1
+        odds = odds + torch.linalg.solve(curvature, given.T @ (came.double() - probable) - odds)
+    return odds
 
 
 @torch.inference_mode()

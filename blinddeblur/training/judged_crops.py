@@ -8,6 +8,7 @@ import io
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from blinddeblur.errors import EstimationError, WeightsError
 from blinddeblur.estimation.candidates import Candidate, Spectra, features
-from blinddeblur.estimation.hypotheses import hypotheses, refined
+from blinddeblur.estimation.hypotheses import guessed, hypotheses, refined
 from blinddeblur.estimation.judging import Judge
 from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.files.together import write_bytes
@@ -67,7 +68,9 @@ def make(
     start = time.monotonic()
     y, sigma = _measured(given.photo)
     try:
-        kernels = hypotheses(judge.denoise, kernel_prior, y, sigma, None, fast.STEPS, 0)
+        likely = partial(judge.likelihoods, y, sigma=sigma)
+        guesses = guessed(kernel_prior, y.y, sigma, None)
+        kernels = hypotheses(judge.denoise, y, guesses, sigma, None, fast.STEPS, 0, likely)
         first = judge.likely(y, judge.look(y, kernels, sigma), sigma)
         kernels += [refined(judge.denoise, y, candidate.kernel, sigma) for candidate in first[:1]]
     except EstimationError:

@@ -14,18 +14,16 @@ from torch import Tensor
 
 from blinddeblur.physics.atmosphere import Blurs
 from blinddeblur.physics.convolution import Blur, blur, gradients
-from blinddeblur.physics.measurement import Measurement
+from blinddeblur.physics.measurement import WRONG_KERNEL, Measurement, model_error
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
 from blinddeblur.progress import Callback, Step, unseen
 from blinddeblur.samplers import fast
-from blinddeblur.samplers.deblurring import WRONG_KERNEL, model_error
 from blinddeblur.samplers.restoration import first_image
 from blinddeblur.samplers.schedule import Denoiser, log_spaced
 from blinddeblur.turbulence import blur_width, registration
 from blinddeblur.turbulence.tilt_step import CELL
 
 SIGMAS = (0.3, 0.05)  # above what fast starts from: there the prior still has its say in how wide the blur is
-FIRST_STEPS = 4  # of the restoration that the diffusion starts from
 # Measurements that all edges count for; they are more, but share the error of the prior. 37 single frames gained 3.57
 # dB in the mean with none of them, 3.89 with 20, 4.18 with 100, 4.61 with 500; where the spectrum was right it cost up
 # to 2 dB.
@@ -65,7 +63,7 @@ def estimate(
     if len(frames) > 1:
         belief = belief + blur_width.from_tilts(tilts, CELL, prior, blurs)
     kernel, y = blurs.kernels[blur_width.median(belief)], Measurement.of(seen)
-    x, error = first_image(denoise, y, Blur.uniform(kernel), left, FIRST_STEPS), model_error(left, WRONG_KERNEL)
+    x, error = first_image(denoise, y, Blur.uniform(kernel), left), model_error(left, WRONG_KERNEL)
     registrations = {round((i + 1) * steps / (REGISTRATIONS + 1)) for i in range(REGISTRATIONS)}
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
         x0 = fast.renewed(denoise, x, level, generator)

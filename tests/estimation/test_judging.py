@@ -1,6 +1,7 @@
 """Where kernels come from, how they are judged together, and what the search makes of that."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from blinddeblur.estimation.candidates import (
     weights,
 )
 from blinddeblur.estimation.first_kernel import classical_guess
-from blinddeblur.estimation.hypotheses import MARGIN, from_coarse_to_fine, hypotheses, learned_guesses, simple
+from blinddeblur.estimation.hypotheses import MARGIN, from_coarse_to_fine, guessed, hypotheses, learned_guesses, simple
 from blinddeblur.estimation.judging import CAUTIOUS, Judge, short_restoration
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
@@ -55,6 +56,11 @@ def agree(a: Tensor, b: Tensor) -> float:
     return agreement(kernels.fitted(a, side).numpy(), kernels.fitted(b, side).numpy())
 
 
+def equally(kernels: Sequence[Tensor]) -> Tensor:
+    """Every kernel is as likely as the next."""
+    return torch.zeros(len(kernels))
+
+
 # Where kernels come from
 
 
@@ -63,7 +69,7 @@ def test_guesses_keep_to_the_size_that_is_given() -> None:
     with torch.inference_mode():
         assert classical_guess(y.y, 21).shape == (21, 21)
         assert [guess.shape for guess in learned_guesses(prior, y.y, SIGMA, 21)] == [(21, 21)]
-        found = hypotheses(lambda x, level: x, prior, y, SIGMA, 21, 2, 0)
+        found = hypotheses(lambda x, level: x, y, guessed(prior, y.y, SIGMA, 21), SIGMA, 21, 2, 0, equally)
         assert all(kernel.shape[-1] <= 21 for kernel in found)
 
 
@@ -127,11 +133,12 @@ def test_one_kind_of_guess_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def number() -> int:
         with torch.inference_mode():
-            return len(hypotheses(lambda x, level: x, prior, y, SIGMA, None, 2, 0)) - known
+            guesses = guessed(prior, y.y, SIGMA, None)
+            return len(hypotheses(lambda x, level: x, y, guesses, SIGMA, None, 2, 0, equally)) - known
 
-    everything = number()  # guesses, each refined and taken through the pyramid, and the pyramid without a guess
+    assert number() == 5  # two guesses, one of them refined, and two of three that went up the pyramid
     monkeypatch.setattr(ways, "classical_guess", empty)
-    assert number() == everything - 3
+    assert number() == 4
     monkeypatch.setattr(ways, "learned_kernel", empty)
     assert number() == 1
 
@@ -139,13 +146,46 @@ def test_one_kind_of_guess_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_pyramid_finds_a_long_blur_from_nothing() -> None:
     true = kernel_of("line", 25)
     with torch.inference_mode():
-        found = from_coarse_to_fine(load_prior("photo").denoise, measured(true, 110), None, SIGMA)
+        (found,) = from_coarse_to_fine(load_prior("photo").denoise, measured(true, 110), [None], SIGMA, equally)
     assert agree(found, true) > 0.7
     assert found.sum() == pytest.approx(1, abs=1e-4)
     assert found.min() >= 0
 
 
 # The judge
+
+
+def test_only_the_likeliest_go_on_from_half_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    guesses = [kernel_of("line", extent) for extent in (9, 17, 25)]
+    sizes: list[int] = []
+
+    def narrowest(kernels: Sequence[Tensor]) -> Tensor:
+        sizes.extend(len(kernel) for kernel in kernels)
+        return torch.tensor([-float(len(kernel)) for kernel in kernels])
+
+    def unchanged(
+        denoise: object, y: Measurement, kernel: Tensor, image: Tensor, *others: object
+    ) -> tuple[Tensor, Tensor]:
+        return kernel, image
+
+    monkeypatch.setattr("blinddeblur.samplers.fast.refined", unchanged)
+    y = measured(kernel_of("line", 17), 170)
+    with torch.inference_mode():
+        found = from_coarse_to_fine(lambda x, level: x, y, guesses, SIGMA, narrowest)
+    assert len(sizes) == len(guesses)
+    assert len(found) == ways.KEPT
+    extents = [len(kernels.trimmed(kernel, 0)) for kernel in found]
+    assert max(extents) < len(kernels.trimmed(guesses[-1], 0))
+
+
+def test_kernels_that_are_alike_are_restored_with_once() -> None:
+    true = kernel_of("shake", 15)
+    same, other = kernels.fitted(true, 41), kernel_of("line", 25)
+    y, judge = measured(true, 80), judge_of()
+    found = Spectra([torch.ones(1, 1), same, true, other], torch.tensor([0.0, 0.02, 0.03, 0.025]), torch.ones(4), 6400)
+    with torch.inference_mode():
+        tried = [candidate.kernel for candidate in judge.likely(y, found, SIGMA)]
+    assert sorted(id(kernel) for kernel in tried) == sorted([id(true), id(other)])
 
 
 def test_the_image_term_is_the_density_it_claims_to_be() -> None:
@@ -207,8 +247,8 @@ def test_weights_follow_the_likelihood() -> None:
 
 
 def test_a_judgement_stays_within_what_can_be_told() -> None:
-    torch.manual_seed(0)
-    gains, probabilities = Judgement()(1e6 * torch.randn(20, FEATURES))
+    judgement = load_judgement()
+    gains, probabilities = judgement(1e6 * torch.randn(20, FEATURES, generator=torch.Generator().manual_seed(0)))
     assert gains.abs().max() <= LARGEST_GAIN
     assert probabilities.min() >= 0
     assert probabilities.max() <= 1

@@ -14,8 +14,7 @@ from blinddeblur.estimation import varying
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import Blur, Convolution, blur
 from blinddeblur.physics.kernel_map import KernelMap
-from blinddeblur.physics.measurement import Measurement
-from blinddeblur.samplers.deblurring import model_error
+from blinddeblur.physics.measurement import Measurement, model_error
 from blinddeblur.samplers.proximal import image_step
 from blinddeblur.settings import Settings
 from blinddeblur.tiles import Tile, spread

@@ -17,9 +17,9 @@ from blinddeblur.errors import OutputError, UsageError
 from blinddeblur.files import decoding, kernel_files
 from blinddeblur.files.together import write_together
 from blinddeblur.physics.convolution import Blur, blur
-from blinddeblur.physics.measurement import Measurement
+from blinddeblur.physics.measurement import Measurement, model_error
 from blinddeblur.samplers import posterior
-from blinddeblur.samplers.deblurring import Deblurring, model_error
+from blinddeblur.samplers.deblurring import Deblurring
 from blinddeblur.settings import Settings
 
 QUICK = {"steps": 3, "kernel_size": 9}

@@ -61,7 +61,7 @@ def test_every_kind_of_photo_is_made_and_has_its_truth() -> None:
 
 
 def test_the_same_seed_makes_the_same_photo_and_small_pictures_make_none() -> None:
-    first, again = (degraded(PICTURE, np.random.default_rng(5)) for _ in range(2))
+    first, again = (degraded(PICTURE, np.random.default_rng(4)) for _ in range(2))
     assert first is not None
     assert again is not None
     assert np.array_equal(first.photo, again.photo)
@@ -90,16 +90,14 @@ def told(number: int, seed: int) -> list[Example]:
     return made
 
 
-def test_gains_and_probabilities_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "STEPS", 250)
+def test_gains_and_probabilities_are_learned() -> None:
     judgement, fresh = fitted(told(60, 0)), told(30, 1)
     figures = validated(judgement, fresh)
     assert figures["loss_of_choice"] < 1
     assert figures["area_under_curve"] > 0.95
     assert figures["calibration"][0]["came_true"] < 0.3
     assert figures["calibration"][-1]["came_true"] > 0.8
-    monkeypatch.setattr(judge, "STEPS", 3)
-    assert torch.equal(fitted(told(12, 0), 3).weights[0], fitted(told(12, 0), 3).weights[0])
+    assert torch.equal(fitted(told(12, 0)).weights, fitted(told(12, 0)).weights)
 
 
 def test_the_area_under_the_curve_counts_pairs() -> None:
@@ -116,7 +114,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judged_crops, "refined", lambda denoise, y, kernel, sigma: kernel)
     monkeypatch.setattr(judge, "FEW", 2)
     monkeypatch.setattr(judge, "VALIDATED", 3)
-    monkeypatch.setattr(judge, "STEPS", 20)
     # Three seconds for each photo, however busy the machine is.
     monkeypatch.setattr(judged_crops, "time", SimpleNamespace(monotonic=itertools.count(0, 3).__next__))
 
