@@ -34,7 +34,6 @@ def quick_search(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
             hypotheses, "from_coarse_to_fine", lambda denoise, y, *others: [kernels.gaussian(1.0, y.y.device)]
         )
         monkeypatch.setattr(judging, "RESTORED", 2)
-        monkeypatch.setattr(judging, "RETRIED", 0)
         monkeypatch.setattr(judging, "STEPS", 3)
 
 

@@ -1,6 +1,7 @@
 """The blur of a photo that nobody knows, and what taking it away promises: found on a telling part of the photo."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -71,12 +72,12 @@ class BlurFinder:
         return not seen.blurred > BLURRED
 
     def find(self, progress: Progress, callback: Callback) -> Verdict:
-        """What speaks for which kernel: hypotheses judged together, and the best of them refined and judged again.
+        """What speaks for which kernel: all that are found, judged together.
 
         Args:
-            callback: told of every step in which the best kernel is refined, beginning with what it was before.
+            callback: told of every step in which the likeliest guess is refined, beginning with the guess.
 
-        Raises EstimationError where nothing is left of any hypothesis.
+        Raises EstimationError where no blur explains the photo far better than any kernel.
         """
         settings, judge, y, noise = self.settings, self.judge, self.grey, self.noise
         part, size, steps = _middle(y), checked_size(settings.kernel_size, self.photo), settings.kernel_steps
@@ -92,14 +93,17 @@ class BlurFinder:
         by_spectrum = partial(judge.likelihoods, part, sigma=noise)
         guesses = guessed(self.kernel_prior, y.y, noise, size)
         found = hypotheses(judge.denoise, part, guesses, noise, size, steps, settings.seed, by_spectrum, told)
-        likely = judge.likely(part, judge.look(part, found, noise), noise)
-        if not likely:
+        starts = guesses or found
+        start = starts[int(by_spectrum(starts).argmax())]
+        callback(Step(-1, steps, self.photo.of(self.where), start))
+        with suppress(EstimationError):  # nothing was left of it: the others will tell
+            found.append(refined(judge.denoise, y, start, noise, size, steps, settings.seed, report))
+        verdict = judge.judge(part, found, noise)
+        if not verdict.ranked:
             raise EstimationError(
                 "Nothing in the photo tells of its blur. Give --kernel-size, or a --kernel of your own."
             )
-        callback(Step(-1, steps, self.photo.of(self.where), likely[0].kernel))
-        found.append(refined(judge.denoise, y, likely[0].kernel, noise, size, steps, settings.seed, report))
-        return judge.judge(part, found, noise, likely)
+        return verdict
 
     def assess(self, kernel: Tensor) -> Candidate:
         """What is to be expected of a kernel (K, K) that is given."""

@@ -9,7 +9,7 @@ from blinddeblur.samplers import restoration
 from blinddeblur.settings import DEFAULT_METHOD, Settings
 
 UNIT = 256  # pixels of a square that the network is timed on
-HYPOTHESES_COST = 140  # evaluations of the network over such a square that finding and judging kernels on it costs
+HYPOTHESES_COST = 100  # evaluations of the network over such a square that finding and judging kernels on it costs
 REFINEMENT_COST = 20  # evaluations over the square that the kernel is estimated on
 
 

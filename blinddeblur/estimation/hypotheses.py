@@ -8,8 +8,8 @@ at the start of each, and twelve steps instead of eight, the kernels of five tra
 well (.86 and .87 in the mean), in more than twice the time; with six, restorations gain as much as with eight.
 
 Half way up most starts have come to the same. On eight training photos the two that are likeliest there, and the
-likeliest guess refined, came to kernels as good as all of them (agreement with the truth .88 by L_spectrum, .915 the
-best; .87 and .916) with half of the evaluations of the network.
+likeliest guess refined at full size, came to kernels as good as all of them (agreement with the truth .88 by
+L_spectrum, .915 the best; .87 and .916) with half of the evaluations of the network.
 """
 
 import math
@@ -65,22 +65,14 @@ def hypotheses(
         guesses: kernels to begin with.
         sigma: standard deviation of its noise, in image units.
         size: K, odd; None to find it.
-        steps: of a refinement at full size, and at most at each level of a pyramid.
+        steps: at most at each level of the pyramid.
         seed: of the injected noise.
         likely: how likely each of several kernels is by what costs nothing, (M,).
-        progress: told of ways tried and in all.
+        progress: told of levels done and in all.
     """
     found = [*simple(y.y.device), *guesses]
-    total = 1 + min(1, len(guesses))
-    progress(0, total)
-    climbed = from_coarse_to_fine(denoise, y, [None, *guesses], sigma, likely, min(steps, LEVEL_STEPS), seed)
+    climbed = from_coarse_to_fine(denoise, y, [None, *guesses], sigma, likely, min(steps, LEVEL_STEPS), seed, progress)
     found += [kernels.trimmed(kernel, MARGIN) for kernel in climbed]
-    if guesses:
-        progress(1, total)
-        best = guesses[int(likely(guesses).argmax())]
-        with suppress(EstimationError):  # nothing was left of it: the others will tell
-            found.append(refined(denoise, y, best, sigma, size, steps, seed))
-    progress(total, total)
     return found if size is None else [k if k.shape[-1] <= size else kernels.fitted(k, size) for k in found]
 
 
@@ -121,6 +113,7 @@ def from_coarse_to_fine(
     likely: Callable[[Sequence[Tensor]], Tensor],
     steps: int = LEVEL_STEPS,
     seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Tensor]:
     """Kernels (K, K) of a measurement, the likeliest of those that came half way up.
 
@@ -131,6 +124,7 @@ def from_coarse_to_fine(
         likely: how likely each of several kernels is, (M,).
         steps: at each level.
         seed: of the injected noise.
+        progress: told of levels done and in all.
 
     Returns none where nothing is left of any kernel.
     """
@@ -138,7 +132,8 @@ def from_coarse_to_fine(
     factors = [f for f in FACTORS if min(y.y.shape[-2:]) >= f * LEAST_SIDE] or [1.0]
     starts = [kernels.gaussian(WIDTH * factors[0], y.y.device) if guess is None else guess for guess in guesses]
     climbs = [_Climb(kernel, torch.Generator().manual_seed(seed)) for kernel in starts]
-    for factor in factors:
+    for level, factor in enumerate(factors):
+        progress(level, len(factors))
         if before == HALF and len(climbs) > KEPT:
             best = likely([_scaled(climb.kernel, HALF, largest) for climb in climbs]).argsort(descending=True)
             climbs = [climbs[int(index)] for index in best[:KEPT]]
@@ -148,6 +143,7 @@ def from_coarse_to_fine(
             with suppress(EstimationError):  # nothing was left of it: the others will tell
                 higher.append(climb.to(denoise, small, sigma / min(factor, LEAST_NOISE), before / factor, steps))
         climbs, before = higher, factor
+    progress(len(factors), len(factors))
     return [climb.kernel for climb in climbs]
 
 

@@ -38,7 +38,6 @@ NOISE = (1.05, 0.003)
 # the first by so many nats a pixel. On 39 training photos the best of all that were found is among six but for .03 dB,
 # and up to half of these six were alike.
 RESTORED, RULED_OUT = 5, 0.015
-RETRIED = 2  # of the best by L, which are also restored with more caution
 CAUTIOUS = 3.0  # times the error of a true kernel
 
 
@@ -68,19 +67,16 @@ class Judge:
         """L_spectrum of each kernel (K, K), nats a pixel: (M,)."""
         return self.look(y, hypotheses, sigma).values
 
-    def judge(
-        self, y: Measurement, hypotheses: Sequence[Tensor], sigma: float, known: Sequence[Candidate] = ()
-    ) -> Verdict:
-        """Ways to restore a photo, the best by the expected gain first; none where nothing is left of any kernel.
+    def judge(self, y: Measurement, hypotheses: Sequence[Tensor], sigma: float) -> Verdict:
+        """Ways to restore a photo, the best by the expected gain first; none where no blur is by far the likeliest.
 
         Args:
             y: the measurement, (1, 1, H, W).
             hypotheses: kernels (K, K); the first is no blur, with which nothing is restored.
             sigma: standard deviation of the noise of y.
-            known: what is `likely` of the same measurement, and need not be restored again.
         """
         spectra = self.look(y, hypotheses, sigma)
-        tried = self.tried(y, spectra, sigma, known)
+        tried = self.tried(y, spectra, sigma)
         if not tried:
             return Verdict((), spectra.blurred)
         gains, probabilities = self.judgement(features(y, spectra, tried, sigma))
@@ -97,33 +93,16 @@ class Judge:
         gains, probabilities = self.judgement(features(y, spectra, [found], sigma))
         return replace(found, gain=float(gains[0]), probability=float(probabilities[0]))
 
-    def likely(
-        self, y: Measurement, spectra: Spectra, sigma: float, known: Sequence[Candidate] = ()
-    ) -> list[Candidate]:
-        """Restorations with the kernels that are not ruled out, the best by L first."""
-        plain = (1.0, bool(self.linear))
-        before = {id(c.kernel): c for c in known if (c.caution, c.linear) == plain}
-        order = [int(index) for index in spectra.values.argsort(descending=True) if index > 0]
-        indices: list[int] = []
-        for index in order:
-            possible = spectra.values[index] > spectra.values.max() - RULED_OUT
-            others = (spectra.kernels[i] for i in indices)
-            if possible and all(kernels.likeness(spectra.kernels[index], k) < ALIKE for k in others):
-                indices.append(index)
-            if len(indices) == RESTORED:
-                break
-        found = [before.get(id(spectra.kernels[i])) or self.restored(y, spectra, i, sigma) for i in indices]
-        return sorted(found, key=lambda candidate: -candidate.likelihood(sigma))
-
-    def tried(self, y: Measurement, spectra: Spectra, sigma: float, known: Sequence[Candidate] = ()) -> list[Candidate]:
-        """The same, and restorations with the best of these kernels in other ways as well."""
-        found = self.likely(y, spectra, sigma, known)
-        places = {id(kernel): index for index, kernel in enumerate(spectra.kernels)}
-        best = [places[id(candidate.kernel)] for candidate in found[:RETRIED]]
-        found += [self.restored(y, spectra, index, sigma, CAUTIOUS) for index in best]
+    def tried(self, y: Measurement, spectra: Spectra, sigma: float) -> list[Candidate]:
+        """Restorations with the kernels that are not ruled out, and with the best of them by L in other ways too."""
+        plain = {index: self.restored(y, spectra, index, sigma) for index in _possible(spectra)}
+        if not plain:
+            return []
+        best = max(plain, key=lambda index: plain[index].likelihood(sigma))
+        others = [self.restored(y, spectra, best, sigma, CAUTIOUS)]
         if self.linear is None:
-            found += [self.restored(y, spectra, index, sigma, linear=True) for index in best[:1]]
-        return found
+            others.append(self.restored(y, spectra, best, sigma, linear=True))
+        return [*plain.values(), *others]
 
     def restored(
         self,
@@ -139,6 +118,18 @@ class Judge:
         image, rest, roughness = short_restoration(self.denoise, replace(y, linear=linear), kernel, sigma, caution)
         value, departure = float(spectra.values[index]), float(spectra.departures[index])
         return Candidate(kernel, caution, linear, value, departure, image, rest, roughness)
+
+
+def _possible(spectra: Spectra) -> list[int]:
+    """Which kernels are not ruled out by the spectrum, the likeliest of those that are alike, not counting no blur."""
+    possible: list[int] = []
+    for index in spectra.values.argsort(descending=True).tolist():
+        if len(possible) == RESTORED or spectra.values[index] < spectra.values.max() - RULED_OUT:
+            break
+        kernel = spectra.kernels[index]
+        if index > 0 and all(kernels.likeness(kernel, spectra.kernels[other]) < ALIKE for other in possible):
+            possible.append(index)
+    return possible
 
 
 def short_restoration(

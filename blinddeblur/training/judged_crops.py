@@ -71,12 +71,12 @@ def make(
         likely = partial(judge.likelihoods, y, sigma=sigma)
         guesses = guessed(kernel_prior, y.y, sigma, None)
         kernels = hypotheses(judge.denoise, y, guesses, sigma, None, fast.STEPS, 0, likely)
-        first = judge.likely(y, judge.look(y, kernels, sigma), sigma)
-        kernels += [refined(judge.denoise, y, candidate.kernel, sigma) for candidate in first[:1]]
+        starts = guesses or kernels
+        kernels.append(refined(judge.denoise, y, starts[int(likely(starts).argmax())], sigma))
     except EstimationError:
         return False
     spectra = judge.look(y, kernels, sigma)
-    tried = judge.tried(y, spectra, sigma, first)
+    tried = judge.tried(y, spectra, sigma)
     places = {id(kernel): index for index, kernel in enumerate(kernels)}
     unlikely = sorted(set(range(1, len(kernels))) - {places[id(candidate.kernel)] for candidate in tried})
     chosen = rng.choice(unlikely, min(RULED_OUT, len(unlikely)), replace=False)

@@ -136,9 +136,9 @@ def test_one_kind_of_guess_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
             guesses = guessed(prior, y.y, SIGMA, None)
             return len(hypotheses(lambda x, level: x, y, guesses, SIGMA, None, 2, 0, equally)) - known
 
-    assert number() == 5  # two guesses, one of them refined, and two of three that went up the pyramid
+    assert number() == 4  # two guesses, and two of three that went up the pyramid
     monkeypatch.setattr(ways, "classical_guess", empty)
-    assert number() == 4
+    assert number() == 3
     monkeypatch.setattr(ways, "learned_kernel", empty)
     assert number() == 1
 
@@ -184,8 +184,8 @@ def test_kernels_that_are_alike_are_restored_with_once() -> None:
     y, judge = measured(true, 80), judge_of()
     found = Spectra([torch.ones(1, 1), same, true, other], torch.tensor([0.0, 0.02, 0.03, 0.025]), torch.ones(4), 6400)
     with torch.inference_mode():
-        tried = [candidate.kernel for candidate in judge.likely(y, found, SIGMA)]
-    assert sorted(id(kernel) for kernel in tried) == sorted([id(true), id(other)])
+        tried = [candidate.kernel for candidate in judge.tried(y, found, SIGMA)]
+    assert {id(kernel) for kernel in tried} == {id(true), id(other)}
 
 
 def test_the_image_term_is_the_density_it_claims_to_be() -> None:
@@ -220,13 +220,10 @@ def test_the_best_are_tried_with_more_caution_and_in_linear_light() -> None:
     y, judge = measured(true, 80), judge_of()
     with torch.inference_mode():
         first = judge.judge(y, [torch.ones(1, 1), true], SIGMA).ranked
-        again = judge.judge(y, [torch.ones(1, 1), true, kernel_of("shake", 15)], SIGMA, first).ranked
         given = replace(judge, linear=False).judge(y, [torch.ones(1, 1), true], SIGMA).ranked
     assert {(c.caution, c.linear) for c in first} == {(1, False), (CAUTIOUS, False), (1, True)}
     assert {(c.caution, c.linear) for c in given} == {(1, False), (CAUTIOUS, False)}
     assert [c.gain for c in first] == sorted((c.gain for c in first), reverse=True)
-    kept = {id(candidate.image) for candidate in first}
-    assert sum(id(candidate.image) in kept for candidate in again) == 1  # the plain one was not restored anew
 
 
 def test_a_hopeless_kernel_promises_less_than_the_true_one() -> None:
