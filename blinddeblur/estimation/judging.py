@@ -9,9 +9,9 @@ sees phase, and likes blur:
 
 in nats a pixel.
 
-The first says which kernels are worth a restoration, and both say which of these to try in other ways as well. The
-choice itself is made by the gain in dB that is expected of each (priors/judgement.py), by the spectrum and by what else
-can be seen (candidates.py): light that the photo has nowhere, the residual, how the hypotheses agree.
+The first says which kernels are worth a restoration, and both how far hypotheses count that agree with each other. The
+choice is made by the gain in dB that is expected of each (priors/judgement.py), by the spectrum and by what else can be
+seen (candidates.py): light that the photo has nowhere, the residual, how the hypotheses agree.
 """
 
 import math
@@ -94,15 +94,17 @@ class Judge:
         return replace(found, gain=float(gains[0]), probability=float(probabilities[0]))
 
     def tried(self, y: Measurement, spectra: Spectra, sigma: float) -> list[Candidate]:
-        """Restorations with the kernels that are not ruled out, and with the best of them by L in other ways too."""
-        plain = {index: self.restored(y, spectra, index, sigma) for index in _possible(spectra)}
-        if not plain:
+        """Restorations with the kernels that are not ruled out, and in other ways with the one that promises most."""
+        possible = _possible(spectra)
+        if not possible:
             return []
-        best = max(plain, key=lambda index: plain[index].likelihood(sigma))
+        plain = [self.restored(y, spectra, index, sigma) for index in possible]
+        gains, _ = self.judgement(features(y, spectra, plain, sigma))
+        best = possible[int(gains.argmax())]
         others = [self.restored(y, spectra, best, sigma, CAUTIOUS)]
         if self.linear is None:
             others.append(self.restored(y, spectra, best, sigma, linear=True))
-        return [*plain.values(), *others]
+        return plain + others
 
     def restored(
         self,

@@ -15,7 +15,7 @@ probability is fitted to that. On the same examples small networks erred by a qu
 import torch
 from torch import Tensor, nn
 
-FEATURES = 14  # that estimation/candidates.py gives
+FEATURES = 15  # that estimation/candidates.py gives
 LARGEST_GAIN = 12.0  # dB, either way, that is told apart
 LARGEST = 4.0  # standard deviations of a feature that are told apart
 # In dB^2; chosen on training photos, each left out in turn.
