@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from safetensors.torch import save_file
+from torch import Tensor
 
 from blinddeblur.physics import measurement
 from blinddeblur.physics.atmosphere import SIZE, short_exposure_kernel
@@ -17,8 +18,13 @@ from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.tilt import warp
 from blinddeblur.priors.guided_diffusion import GuidedDiffusionUNet
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
-from blinddeblur.training.random_kernels import exposed
+from blinddeblur.training.random_kernels import exposed, random_kernel
 from blinddeblur.training.simulator import SimulatedSequence, kolmogorov_tilts, seen_through
+
+
+def kernel_of(kind: str, extent: float) -> Tensor:
+    """A kernel (31, 31) of a kind, always the same."""
+    return torch.from_numpy(random_kernel(np.random.default_rng(3), 31, extent, kind))
 
 
 def sharp(height: int, width: int, channels: int, seed: int = 0) -> NDArray[np.float32]:

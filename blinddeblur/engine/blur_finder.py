@@ -13,7 +13,7 @@ from blinddeblur.engine.known_kernel import checked_size
 from blinddeblur.engine.pixels import Pixels
 from blinddeblur.errors import EstimationError
 from blinddeblur.estimation.candidates import Candidate, Verdict
-from blinddeblur.estimation.hypotheses import guessed, hypotheses, refined, simple
+from blinddeblur.estimation.hypotheses import guessed, hypotheses, refined, simple, to_refine
 from blinddeblur.estimation.judging import Judge
 from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.estimation.sharpness import is_sharp
@@ -93,8 +93,7 @@ class BlurFinder:
         by_spectrum = partial(judge.likelihoods, part, sigma=noise)
         guesses = guessed(self.kernel_prior, y.y, noise, size)
         found = hypotheses(judge.denoise, part, guesses, noise, size, steps, settings.seed, by_spectrum, told)
-        starts = guesses or found
-        start = starts[int(by_spectrum(starts).argmax())]
+        start = to_refine(guesses, found, by_spectrum)
         callback(Step(-1, steps, self.photo.of(self.where), start))
         with suppress(EstimationError):  # nothing was left of it: the others will tell
             found.append(refined(judge.denoise, y, start, noise, size, steps, settings.seed, report))

@@ -37,6 +37,8 @@ TEMPERATURE = 1.5
 # 0, six with .75, five with 1, and the mean gain was 1.26, 1.25 and 1.21 dB (each photo left out in turn).
 LEAST_GAIN = 0.75
 
+Range = tuple[Tensor, Tensor]  # the darkest and the brightest light
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -183,7 +185,8 @@ def features(y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma
         sigma: standard deviation of the noise of y.
     """
     likeliest, slopes = float(spectra.values.max()), gradients(y.y)
-    darkest, brightest = _extremes(y.y)
+    darkest, brightest = torch.quantile(y.y.flatten(), y.y.new_tensor(EXTREMES))
+    anywhere, near = (darkest, brightest), _near(y.y)
     of_photo = [
         math.log(sigma),
         float((brightest - darkest + TINY).log()),
@@ -198,7 +201,7 @@ def features(y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma
                 math.log(_extents(candidate.kernel)[1] + 0.3),
                 float(candidate.kernel.max().log()),
                 support,
-                *_seen(y.y, candidate.image, sigma),
+                *_seen(y.y, candidate.image, sigma, near, anywhere),
                 *of_photo,
             ]
             for candidate, support in zip(tried, _supports(tried, sigma), strict=True)
@@ -214,7 +217,7 @@ def _supports(tried: Sequence[Candidate], sigma: float) -> list[float]:
     return [float(kernels.agreement(shape.expand_as(shapes), shapes) @ share) for shape in shapes]
 
 
-def _seen(y: Tensor, x: Tensor, sigma: float) -> list[float]:
+def _seen(y: Tensor, x: Tensor, sigma: float, near: Range, anywhere: Range) -> list[float]:
     """Logarithms of how far an image x is from the photo y, (1, 1, H, W) both; and of how much of that is light that
     the photo has nowhere near, and nowhere at all, in the mean and in the root of the mean square; and that is darker
     than black or brighter than white; and of how much steeper the edges of x are than the rest of it.
@@ -223,14 +226,11 @@ def _seen(y: Tensor, x: Tensor, sigma: float) -> list[float]:
     """
     change = (x - y).abs().mean() + TINY
     square = (x - y).square().mean() + TINY**2
-    window = 2 * NEAR + 1
-    above = F.max_pool2d(y, window, stride=1, padding=NEAR)
-    below = -F.max_pool2d(-y, window, stride=1, padding=NEAR)
-    nowhere = _outside(x, *_extremes(y))
+    nowhere = _outside(x, *anywhere)
     usual, steep = torch.quantile(gradients(x).abs().flatten(), y.new_tensor(EDGES))
     return [
         float(square.sqrt().log()) - math.log(sigma),
-        float((_outside(x, below, above).mean() / change + LITTLE).log()),
+        float((_outside(x, *near).mean() / change + LITTLE).log()),
         float((nowhere.mean() / change + LITTLE).log()),
         float((nowhere.square().mean() / square + LITTLE**2).log()) / 2,
         float((_outside(x, y.new_tensor(0), y.new_tensor(1)).mean() / change + LITTLE).log()),
@@ -238,10 +238,11 @@ def _seen(y: Tensor, x: Tensor, sigma: float) -> list[float]:
     ]
 
 
-def _extremes(y: Tensor) -> tuple[Tensor, Tensor]:
-    """The darkest and the brightest pixels of a photo (1, 1, H, W), but for a few."""
-    darkest, brightest = torch.quantile(y.flatten(), y.new_tensor(EXTREMES))
-    return darkest, brightest
+def _near(y: Tensor) -> Range:
+    """The darkest and the brightest light of a photo (1, 1, H, W) around each pixel."""
+    window = 2 * NEAR + 1
+    brightest = F.max_pool2d(y, window, stride=1, padding=NEAR)
+    return -F.max_pool2d(-y, window, stride=1, padding=NEAR), brightest
 
 
 def _outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:

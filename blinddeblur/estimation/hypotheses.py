@@ -76,6 +76,14 @@ def hypotheses(
     return found if size is None else [k if k.shape[-1] <= size else kernels.fitted(k, size) for k in found]
 
 
+def to_refine(
+    guesses: Sequence[Tensor], found: Sequence[Tensor], likely: Callable[[Sequence[Tensor]], Tensor]
+) -> Tensor:
+    """Where the refinement at full size begins: the likeliest guess, or without any the likeliest of all."""
+    starts = guesses or found
+    return starts[int(likely(starts).argmax())]
+
+
 def simple(device: torch.device) -> list[Tensor]:
     """What needs no photo: no blur, Gaussians, and lines. The spectrum tells at once how likely they are."""
     angles = [math.pi * index / DIRECTIONS for index in range(DIRECTIONS)]

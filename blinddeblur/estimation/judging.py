@@ -79,19 +79,14 @@ class Judge:
         tried = self.tried(y, spectra, sigma)
         if not tried:
             return Verdict((), spectra.blurred)
-        gains, probabilities = self.judgement(features(y, spectra, tried, sigma))
-        judged = [
-            replace(candidate, gain=float(gain), probability=float(probability))
-            for candidate, gain, probability in zip(tried, gains, probabilities, strict=True)
-        ]
+        judged = self._judged(y, spectra, tried, sigma)
         return Verdict(tuple(sorted(judged, key=lambda candidate: -candidate.gain)), spectra.blurred)
 
     def assess(self, y: Measurement, kernel: Tensor, sigma: float) -> Candidate:
         """What is to be expected of a single kernel (K, K), whatever others there may be."""
         spectra = self.look(y, [kernels.gaussian(0, y.y.device), kernel], sigma)
-        found = self.restored(y, spectra, 1, sigma)
-        gains, probabilities = self.judgement(features(y, spectra, [found], sigma))
-        return replace(found, gain=float(gains[0]), probability=float(probabilities[0]))
+        (judged,) = self._judged(y, spectra, [self.restored(y, spectra, 1, sigma)], sigma)
+        return judged
 
     def tried(self, y: Measurement, spectra: Spectra, sigma: float) -> list[Candidate]:
         """Restorations with the kernels that are not ruled out, and in other ways with the one that promises most."""
@@ -99,12 +94,20 @@ class Judge:
         if not possible:
             return []
         plain = [self.restored(y, spectra, index, sigma) for index in possible]
-        gains, _ = self.judgement(features(y, spectra, plain, sigma))
-        best = possible[int(gains.argmax())]
+        gains = [candidate.gain for candidate in self._judged(y, spectra, plain, sigma)]
+        best = possible[gains.index(max(gains))]
         others = [self.restored(y, spectra, best, sigma, CAUTIOUS)]
         if self.linear is None:
             others.append(self.restored(y, spectra, best, sigma, linear=True))
         return plain + others
+
+    def _judged(self, y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma: float) -> list[Candidate]:
+        """The same candidates, with what is to be expected of each beside the others."""
+        gains, probabilities = self.judgement(features(y, spectra, tried, sigma))
+        return [
+            replace(candidate, gain=float(gain), probability=float(probability))
+            for candidate, gain, probability in zip(tried, gains, probabilities, strict=True)
+        ]
 
     def restored(
         self,

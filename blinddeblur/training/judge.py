@@ -103,7 +103,7 @@ def train_judge(
 @torch.inference_mode()
 def fitted(examples: Sequence[Example]) -> Judgement:
     """A judgement of examples; how probable it makes a gain is fitted to what it expects of photos that it left out."""
-    rows = [torch.cat([e.features, e.alone[e.plain]]) for e in examples]
+    rows = [torch.cat([e.features, e.alone]) for e in examples]
     gains = torch.cat([torch.cat([e.gains, e.gains[e.plain]]) for e in examples]).double()
     judgement = Judgement(len(gains))
     features = torch.cat(rows)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from blinddeblur.errors import EstimationError, WeightsError
 from blinddeblur.estimation.candidates import Candidate, Spectra, features
-from blinddeblur.estimation.hypotheses import guessed, hypotheses, refined
+from blinddeblur.estimation.hypotheses import guessed, hypotheses, refined, to_refine
 from blinddeblur.estimation.judging import Judge
 from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.files.together import write_bytes
@@ -40,7 +40,8 @@ class Example:
     """A photo and what is known of each way to restore it.
 
     Attributes:
-        features, alone: (M, FEATURES), what the judgement goes by: with the others beside it, and without.
+        features: (M, FEATURES), what the judgement goes by.
+        alone: the same of those that are plain, without the others beside them.
         gains: (M,) in dB over the photo.
         likelihoods: (M,), L in nats a pixel.
         plain: (M,), which of them reckon with the error of a true kernel and encoded values.
@@ -71,8 +72,7 @@ def make(
         likely = partial(judge.likelihoods, y, sigma=sigma)
         guesses = guessed(kernel_prior, y.y, sigma, None)
         kernels = hypotheses(judge.denoise, y, guesses, sigma, None, fast.STEPS, 0, likely)
-        starts = guesses or kernels
-        kernels.append(refined(judge.denoise, y, starts[int(likely(starts).argmax())], sigma))
+        kernels.append(refined(judge.denoise, y, to_refine(guesses, kernels, likely), sigma))
     except EstimationError:
         return False
     spectra = judge.look(y, kernels, sigma)
@@ -117,10 +117,10 @@ def read(path: Path) -> Example:
         before = psnr(y.y[0, 0], truth)
         return Example(
             features(y, spectra, tried, sigma),
-            torch.cat([features(y, spectra, [candidate], sigma) for candidate in tried]),
+            torch.cat([features(y, spectra, [candidate], sigma) for candidate in tried if _plain(candidate)]),
             torch.tensor([psnr(candidate.image[0, 0].clamp(0, 1), truth) - before for candidate in tried]),
             torch.tensor([candidate.likelihood(sigma) for candidate in tried]),
-            torch.tensor([candidate.caution == 1 and not candidate.linear for candidate in tried]),
+            torch.tensor([_plain(candidate) for candidate in tried]),
             spectra.blurred,
             str(kept["kind"]),
             bool(kept["held_out"]),
@@ -162,6 +162,10 @@ def _measured(photo: NDArray[np.uint8]) -> tuple[Measurement, float]:
     """The grey measurement of a photo (H, W, 3), and the standard deviation of its noise."""
     pixels = torch.from_numpy(photo.astype(np.float32) / np.float32(255)).permute(2, 0, 1)[None]
     return Measurement.of(pixels).grey(), estimate_sigma(pixels.mean(dim=1, keepdim=True))
+
+
+def _plain(candidate: Candidate) -> bool:
+    return candidate.caution == 1 and not candidate.linear
 
 
 def _candidate(row: NDArray[np.float64], image: NDArray[np.float16], spectra: Spectra) -> Candidate:

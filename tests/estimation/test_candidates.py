@@ -2,13 +2,11 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from scenes import sharp
-from torch import Tensor
+from scenes import kernel_of, sharp
 
-from blinddeblur import load_prior, random_kernel
+from blinddeblur import load_prior
 from blinddeblur.estimation.candidates import Candidate, Spectra, features
 from blinddeblur.estimation.judging import short_restoration
 from blinddeblur.physics.convolution import blur
@@ -16,10 +14,6 @@ from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.judgement import FEATURES, Judgement, covariance
 
 SIGMA = 0.005
-
-
-def kernel_of(kind: str, extent: float) -> Tensor:
-    return torch.from_numpy(random_kernel(np.random.default_rng(3), 31, extent, kind))
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from scenes import agreement, sharp, streak
+from scenes import agreement, kernel_of, sharp, streak
 from torch import Tensor
 
-from blinddeblur import load_prior, random_kernel
+from blinddeblur import load_prior
 from blinddeblur.errors import EstimationError
 from blinddeblur.estimation import hypotheses as ways
 from blinddeblur.estimation.candidates import (
@@ -45,10 +44,6 @@ def measured(kernel: Tensor, side: int = 150) -> Measurement:
     scene = torch.from_numpy(sharp(side + margin, side + margin, 1, seed=2).transpose(2, 0, 1).copy())[None]
     y = blur(scene, kernel)
     return Measurement.of(y + SIGMA * torch.randn(y.shape, generator=torch.Generator().manual_seed(0)))
-
-
-def kernel_of(kind: str, extent: float) -> Tensor:
-    return torch.from_numpy(random_kernel(np.random.default_rng(3), 31, extent, kind))
 
 
 def agree(a: Tensor, b: Tensor) -> float:
