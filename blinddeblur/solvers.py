@@ -13,6 +13,7 @@ def conjugate_gradient(
     iterations: int,
     inverse: Callable[[Tensor], Tensor] = lambda residual: residual,
     done: Callable[[Tensor, Tensor], Tensor] | None = None,
+    dot: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Approximate solution of normal(x) = right for a symmetric positive definite map.
 
@@ -25,28 +26,46 @@ def conjugate_gradient(
             (preconditioning).
         done: given x and what the last step took off its squared error in the norm of the map, (B, 1, ...) (Hestenes
             and Stiefel 1952), says of each problem whether it is solved well enough; its x then stays as it is.
+        dot: the scalar products (B, 1, ...) of two times B vectors; by default the plain ones, of real numbers.
     """
-    dimensions = tuple(range(1, start.ndim))
-
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(dim=dimensions, keepdim=True)
-
+    dot = dot or _products
     x, residual = start, right - normal(start)
-    direction, power = torch.zeros_like(x), torch.ones_like(dot(x, x))
-    running = torch.ones_like(power, dtype=torch.bool)
+    power = torch.ones_like(dot(x, x))
+    direction, running = torch.zeros_like(x), torch.ones_like(power, dtype=torch.bool)
     tiny = torch.finfo(x.dtype).tiny  # so that nothing is divided by zero where x is the solution
     for _ in range(iterations):
         better = inverse(residual)
         previous, power = power, dot(residual, better)
-        direction = better + power / previous.clamp_min(tiny) * direction
+        direction = torch.addcmul(better, power / previous.clamp_min(tiny), direction)
         image = normal(direction)
         step = torch.where(running, power / dot(direction, image).clamp_min(tiny), 0)
-        x, residual = x + step * direction, residual - step * image
+        x, residual = torch.addcmul(x, step, direction), torch.addcmul(residual, step, image, value=-1)
         if done is not None:
             running = running & ~done(x, step * power)
             if not running.any():
                 break
     return x
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dim=tuple(range(1, a.ndim)), keepdim=True)
+
+
+def toeplitz(lags: Tensor) -> Callable[[Tensor], Tensor]:
+    """The map x -> crop(lags * x) of (B, K, K), a product with a symmetric block Toeplitz matrix with Toeplitz blocks.
+
+    Args:
+        lags: (2 K - 1, 2 K - 1), an autocorrelation, its middle at no lag.
+    """
+    reach = lags.shape[-1] // 2
+    shape = fast_shape((2 * reach + 2, 2 * reach + 2))
+    transfer = torch.fft.rfft2(lags, s=shape)
+
+    def product(x: Tensor) -> Tensor:
+        whole = torch.fft.irfft2(transfer * torch.fft.rfft2(x, s=shape), s=shape)
+        return whole[..., reach : 2 * reach + 1, reach : 2 * reach + 1]
+
+    return product
 
 
 def fast_length(length: int, odd: bool = False) -> int:

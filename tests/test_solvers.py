@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blinddeblur.solvers import conjugate_gradient, fast_length
+from blinddeblur.solvers import conjugate_gradient, fast_length, toeplitz
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -55,6 +55,16 @@ def test_it_ends_when_all_are_done() -> None:
 
     conjugate_gradient(normal, right, torch.zeros(3, 8).double(), 30, done=lambda x, gain: gain > 0)
     assert len(calls) == 2
+
+
+def test_a_toeplitz_matrix_takes_a_lag_for_each_pair_of_pixels() -> None:
+    lags = random(7, 7)
+    lags = lags + lags.flip(0, 1)
+    places = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    apart = places[:, None] - places[None]
+    matrix = lags[apart[..., 0] + 3, apart[..., 1] + 3]
+    x = random(2, 4, 4, seed=1)
+    torch.testing.assert_close(toeplitz(lags)(x).flatten(1), x.flatten(1) @ matrix)
 
 
 @pytest.mark.parametrize("odd", [False, True])

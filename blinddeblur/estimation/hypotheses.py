@@ -158,7 +158,7 @@ def from_coarse_to_fine(
 def _scaled(kernel: Tensor, scale: float, largest: int) -> Tensor:
     """A kernel (K, K) at another level, with room to grow."""
     size = 2 * math.ceil(kernel.shape[-1] * scale / 2) + 1
-    trimmed = kernels.trimmed(kernels.clean(kernels.resized(kernel, size, scale)), MARGIN)
+    trimmed = kernels.trimmed(kernels.required(kernels.clean(kernels.resized(kernel, size, scale))), MARGIN)
     return trimmed if trimmed.shape[-1] <= largest else kernels.fitted(trimmed, largest)
 
 
@@ -243,4 +243,4 @@ def learned_kernel(given: Prior, device: torch.device, size: int) -> Tensor:
     """
     nothing = torch.zeros(1, 1, kernels.PRIOR_SIZE, kernels.PRIOR_SIZE, device=device)
     u = given.denoise(nothing, KNOWS_NOTHING)
-    return kernels.centre(kernels.clean(kernels.from_prior(u.clamp_min(0), size)[0, 0]))[0]
+    return kernels.centre(kernels.required(kernels.clean(kernels.from_prior(u.clamp_min(0), size)[0, 0])))[0]

@@ -155,12 +155,13 @@ def _refined(
     y = Measurement(torch.cat([r.y for r in regions]), torch.cat([r.clipped for r in regions]), regions[0].linear)
     local = poses.kernels(places)
     x, error = first_image(denoise, y, Blur.uniform(local), sigma), model_error(sigma, WRONG_KERNEL)
+    noise = fast.fresh_noise(x, STEPS, generator)
     for index, level in enumerate(log_spaced(*fast.SIGMAS, STEPS)):
-        x0 = fast.renewed(denoise, x, level, generator)
+        x0 = denoise(x + level * noise[index], level)
         found = list(local)
         for i, region in enumerate(regions):
-            with suppress(EstimationError):  # nothing is left of it: it stays
-                found[i] = kernels.clean(kernel_step(x0[i : i + 1], region, found[i]))
+            kernel = kernels.clean(kernel_step(x0[i : i + 1], region, found[i]))
+            found[i] = torch.where(kernel.isfinite(), kernel, found[i])  # where nothing is left of it, it stays
         poses = consensus(torch.stack(found), places, poses.turns)
         local = poses.kernels(places)
         x = fast.explaining(x0, y, Blur.uniform(local), error, level)

@@ -40,8 +40,8 @@ class Poses:
     def centred(self) -> "Poses":
         """These poses counted from their mean, which no measurement tells from any other pose."""
         mean_turn = (self.density.sum(dim=(-2, -1)) * self.turns).sum()
-        _, (rows, columns) = kernels.centre(self.density.sum(dim=0))
-        return Poses(torch.roll(self.density, (rows, columns), dims=(-2, -1)), self.turns - mean_turn)
+        _, moves = kernels.centre(self.density.sum(dim=0))
+        return Poses(kernels.rolled(self.density, moves), self.turns - mean_turn)
 
 
 class _Projection:

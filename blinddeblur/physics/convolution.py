@@ -68,29 +68,50 @@ class Convolution:
         self.edge = blur.kernels.shape[-1] - 1
         self.shape = shape
         self.padded = fast_shape(shape)
-        self.weights = blur.weights[:, None, None]
+        self.weights, self.varies = blur.weights[:, None, None], len(blur.kernels) > 1
         self.transfer = torch.fft.rfft2(blur.kernels[:, :, None], s=self.padded)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H - K + 1, W - K + 1)."""
-        blurred = torch.fft.irfft2(self.transfer * torch.fft.rfft2(x, s=self.padded), s=self.padded)
-        return (self.weights * blurred[..., self.edge : self.shape[0], self.edge : self.shape[1]]).sum(dim=0)
+        return self.blurred(self.spectrum(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """(B, C, H - K + 1, W - K + 1) -> (B, C, H, W), with <forward(x), y> = <x, adjoint(y)>."""
-        spectrum = torch.fft.rfft2(F.pad(self.weights * y, (self.edge, 0, self.edge, 0)), s=self.padded)
-        correlated = torch.fft.irfft2(self.transfer.conj() * spectrum, s=self.padded)
-        return correlated[..., : self.shape[0], : self.shape[1]].sum(dim=0)
+        return self.image(self.gathered(y))
+
+    def spectrum(self, x: Tensor) -> Tensor:
+        """The real transform of (B, C, H, W), with zeros beyond it."""
+        return torch.fft.rfft2(x, s=self.padded)
+
+    def image(self, spectrum: Tensor) -> Tensor:
+        """The inverse: (B, C, H, W)."""
+        return torch.fft.irfft2(spectrum, s=self.padded)[..., : self.shape[0], : self.shape[1]]
+
+    def blurred(self, spectrum: Tensor) -> Tensor:
+        """`forward` of an image that is given by its spectrum."""
+        everywhere = torch.fft.irfft2(self.transfer * spectrum, s=self.padded)
+        parts = everywhere[..., self.edge : self.shape[0], self.edge : self.shape[1]]
+        return (self.weights * parts).sum(dim=0) if self.varies else parts[0]
+
+    def gathered(self, y: Tensor) -> Tensor:
+        """`adjoint`, as a spectrum; the image is then zero beyond (H, W) as well."""
+        parts = self.weights * y if self.varies else y[None]
+        spectra = self.transfer.conj() * torch.fft.rfft2(F.pad(parts, (self.edge, 0, self.edge, 0)), s=self.padded)
+        return spectra.sum(dim=0) if self.varies else spectra[0]
 
     @cached_property
     def power(self) -> Tensor:
         """The squared modulus of the transfer function, in the mean over the frame."""
         return (self.weights.square().mean(dim=(-2, -1), keepdim=True) * self.transfer.abs() ** 2).sum(dim=0)
 
-    def solve(self, x: Tensor, weight: float) -> Tensor:
-        """Solve (adjoint forward + weight) z = x, (B, C, H, W), but for the border and what varies in the blur."""
-        spectrum = torch.fft.rfft2(x, s=self.padded) / (self.power + weight)
-        return torch.fft.irfft2(spectrum, s=self.padded)[..., : self.shape[0], : self.shape[1]]
+    def products(self, a: Tensor, b: Tensor) -> Tensor:
+        """Scalar products (B, 1, 1, 1, 1) of images, times the number of pixels, by the real views of their spectra."""
+        # All columns but the first and the last, since the sides are even, stand for their mirror images as well.
+        return 2 * _dot(a, b) - _dot(a[..., :1, :], b[..., :1, :]) - _dot(a[..., -1:, :], b[..., -1:, :])
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a.flatten(1)[:, None] @ b.flatten(1)[..., None])[..., None, None]
 
 
 class ConvolutionOfKernel:
@@ -119,6 +140,12 @@ class ConvolutionOfKernel:
         spectrum = torch.fft.rfft2(F.pad(y, (edge, 0, edge, 0)), s=self.padded)
         product = (self.spectrum.conj() * spectrum).sum(dim=(0, 1))
         return torch.fft.irfft2(product, s=self.padded)[: self.size, : self.size]
+
+    def autocorrelation(self) -> Tensor:
+        """(2 K - 1, 2 K - 1), that of x as if it went on at its other edge: k * it is then adjoint(forward(k))."""
+        whole = torch.fft.irfft2(self.spectrum.abs().square().sum(dim=(0, 1)), s=self.padded)
+        reach = self.size - 1
+        return torch.roll(whole, (reach, reach), dims=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
 
 
 def blur(x: Tensor, kernel: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ def sample(
         misfit = torch.linalg.vector_norm(measured - explained)  # the norm itself and not its square
         return misfit + sparsity_weight * sparseness((k0 + 1) / 2, sparsity)
 
-    def image_of(found: Estimates, moved: tuple[int, int] = (0, 0)) -> Tensor:
+    def image_of(found: Estimates, moved: Sequence[int] = (0, 0)) -> Tensor:
         """The tiles without their border, shifted against the kernel's move, as one image in [0, 1]."""
         pieces = (
             (tile, Tile(2 * radius + moved[0], 2 * radius + moved[1], tile.height, tile.width).of(extend(x, radius)))
@@ -123,4 +123,4 @@ def sample(
         parts=names,
     )
     kernel, moved = kernels.centre(kernel_of(found["kernel"].detach()))
-    return image_of({name: found[name].detach() for name in names}, moved), kernel
+    return image_of({name: found[name].detach() for name in names}, moved.tolist()), kernel

@@ -5,6 +5,7 @@ blurs. As in `blinddps`, the residual is taken on [-1, 1]; there is no sparsity 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def sample(
         displaced = warp(image[..., : needed[0], : needed[1]], unit * tilt[..., : seen[0], : seen[1]])
         return blur(displaced, kernel_of(kernel))
 
-    def framed(x0: Tensor, beyond: int, moved: tuple[int, int] = (0, 0)) -> Tensor:
+    def framed(x0: Tensor, beyond: int, moved: Sequence[int] = (0, 0)) -> Tensor:
         return Tile(beyond + moved[0], beyond + moved[1], height, width).of(x0)
 
     def report(index: int, estimates: Estimates) -> None:
@@ -88,7 +89,7 @@ def sample(
     )
     # A kernel that lies off its middle is one at the middle, with image and tilt shifted the other way.
     kernel, moved = kernels.centre(kernel_of(found["kernel"]))
-    image, tilt = framed(found["image"], margin, moved), framed(found["tilt"], radius, moved)
+    image, tilt = (framed(found[name], beyond, moved.tolist()) for name, beyond in (("image", margin), ("tilt", radius)))
     return (image + 1) / 2, kernel, unit * tilt
 
 

@@ -43,20 +43,25 @@ def refined(
         steps: number of noise levels.
         generator: of the injected noise, on the CPU.
         callback: told of every step.
+
+    Raises EstimationError where nothing is left of the kernel.
     """
-    x, error = image, model_error(sigma, WRONG_KERNEL)
+    x, error, noise = image, model_error(sigma, WRONG_KERNEL), fresh_noise(image, steps, generator)
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
-        x0 = renewed(denoise, x, level, generator)
+        x0 = denoise(x + level * noise[index], level)
         kernel, moved = kernels.centre(kernels.clean(kernel_step(x0, y, kernel)))
-        x0 = torch.roll(x0, (-moved[0], -moved[1]), dims=(-2, -1))  # the image goes the other way
+        x0 = kernels.rolled(x0, -moved)  # the image goes the other way
         x = explaining(x0, y, Blur.uniform(kernel), error, level)
         callback(Step(index, steps, x, kernel))
-    return kernel, x
+    return kernels.required(kernel), x
 
 
-def renewed(denoise: Denoiser, x: Tensor, level: float, generator: torch.Generator | None) -> Tensor:
-    """The prior's answer to an image (B, C, H, W) with fresh noise of a level."""
-    return denoise(x + level * torch.randn(x.shape, generator=generator).to(x), level)
+def fresh_noise(image: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise for every step on an image (B, C, H, W), (steps, B, C, H, W), where that lies.
+
+    All at once: a GPU is waited for at each transfer.
+    """
+    return torch.randn((steps, *image.shape), generator=generator).to(image)
 
 
 def explaining(x0: Tensor, y: Measurement, blur: Blur, error: float, level: float) -> Tensor:

@@ -64,9 +64,10 @@ def estimate(
         belief = belief + blur_width.from_tilts(tilts, CELL, prior, blurs)
     kernel, y = blurs.kernels[blur_width.median(belief)], Measurement.of(seen)
     x, error = first_image(denoise, y, Blur.uniform(kernel), left), model_error(left, WRONG_KERNEL)
+    noise = fast.fresh_noise(x, steps, generator)
     registrations = {round((i + 1) * steps / (REGISTRATIONS + 1)) for i in range(REGISTRATIONS)}
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
-        x0 = fast.renewed(denoise, x, level, generator)
+        x0 = denoise(x + level * noise[index], level)
         kernel = blurs.kernels[blur_width.median(belief + evidence(x0, y, blurs))]
         if len(frames) > 1 and index in registrations:
             expected = blur(x0, kernel)

@@ -260,7 +260,7 @@ def test_what_is_probable_differs_and_lies_where_the_best_lies() -> None:
     (first, share), (second, less) = found.probable
     assert first is found.best
     assert agree(second.kernel, other) > 0.97
-    assert abs(kernels.centre_of_mass(second.kernel)[0]) < 1
+    assert abs(float(kernels.centre_of_mass(second.kernel)[0])) < 1
     assert share + less == pytest.approx(1)
     assert share / less == pytest.approx(math.exp(1 / TEMPERATURE))
 
