@@ -267,7 +267,7 @@ class Engine:
         callback(Step(steps, steps, image, kernel))
         restored = photo.like()
         restored.write(0, image.mean(dim=1, keepdim=True) if photo.channels == 1 else image)
-        return _Found(restored, kernel, residual(restored.whole(), Measurement.of(y), Blur.uniform(kernel)))
+        return _Found(restored, kernel, float(residual(restored.whole(), Measurement.of(y), Blur.uniform(kernel))))
 
     def _kernel_diffusion(self, photo: Pixels) -> Diffusion | None:
         """What the paper's method believes of the kernel; None for nothing."""

@@ -101,7 +101,8 @@ class Pixels:
         """
         if not torch.isfinite(band).all():
             raise EstimationError(
-                "The restoration diverged: the result is not a number somewhere. Give another --prior."
+                "The restored photo holds values that are not numbers. Check the weights of its prior with "
+                "`blinddeblur download-weights --verify`, or choose another --prior."
             )
         values = band[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy() * self._white
         rounded = np.rint(values) if self._planes.dtype.kind == "u" else values

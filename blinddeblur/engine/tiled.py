@@ -89,7 +89,7 @@ class TiledRestoration:
                 prior=self.prior,
             )
             x = RESTORE[settings.method](given)
-            rests.append(residual(x, given.y, given.blur) ** 2)
+            rests.append(float(residual(x, given.y, given.blur)) ** 2)
             return x
 
         for top, band in tiling.bands(photo.height, photo.width, work):

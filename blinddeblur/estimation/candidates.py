@@ -96,8 +96,8 @@ class Spectra:
         That is a nat each (Akaike 1974). Without it, kernels that were made to fit a sharp photo explained its spectrum
         better than no blur did, by 5 to 27 thousandths, where no line and no Gaussian was better by more than 8.
         """
-        free = self.likelihoods.new_tensor([_lit(kernel) for kernel in self.kernels])
-        return self.likelihoods - free / self.pixels
+        lit = self._shapes > LIT * self._shapes.amax(dim=(1, 2), keepdim=True)
+        return self.likelihoods - lit.sum(dim=(1, 2)) / self.pixels
 
     @property
     def blurred(self) -> float:
@@ -115,7 +115,11 @@ class Spectra:
 
     @cached_property
     def _narrow(self) -> Tensor:
-        return torch.tensor([_extents(kernel)[0] < SOFTNESS for kernel in self.kernels], device=self.values.device)
+        return _extents(self._shapes)[:, 0] < SOFTNESS
+
+    @cached_property
+    def _shapes(self) -> Tensor:
+        return kernels.stacked(self.kernels)
 
 
 @dataclass(frozen=True)
@@ -184,57 +188,55 @@ def features(y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma
         tried: the candidates.
         sigma: standard deviation of the noise of y.
     """
-    likeliest, slopes = float(spectra.values.max()), gradients(y.y)
+    images, shapes = torch.cat([candidate.image for candidate in tried]), kernels.stacked([c.kernel for c in tried])
+    spectral, residual = y.y.new_tensor([[c.spectral, c.residual] for c in tried]).T
+    slopes = gradients(y.y)
     darkest, brightest = torch.quantile(y.y.flatten(), y.y.new_tensor(EXTREMES))
-    anywhere, near = (darkest, brightest), _near(y.y)
     of_photo = [
-        math.log(sigma),
-        float((brightest - darkest + TINY).log()),
-        float(((slopes.abs().mean() + TINY) / (slopes.square().mean().sqrt() + TINY)).log()),
+        y.y.new_tensor(sigma).log(),
+        (brightest - darkest + TINY).log(),
+        ((slopes.abs().mean() + TINY) / (slopes.square().mean().sqrt() + TINY)).log(),
     ]
-    return torch.tensor(
-        [
-            [
-                math.asinh(1000 * (candidate.spectral - likeliest) / 3),
-                math.asinh(spectra.pixels * (candidate.spectral - spectra.narrowest) / 10),
-                math.log(max(candidate.residual, TINY) / model_error(sigma)),
-                math.log(_extents(candidate.kernel)[1] + 0.3),
-                float(candidate.kernel.max().log()),
-                support,
-                *_seen(y.y, candidate.image, sigma, near, anywhere),
-                *of_photo,
-            ]
-            for candidate, support in zip(tried, _supports(tried, sigma), strict=True)
-        ]
-    )
+    columns = [
+        torch.asinh(1000 * (spectral - spectra.values.max()) / 3),
+        torch.asinh(spectra.pixels * (spectral - spectra.narrowest) / 10),
+        (residual.clamp_min(TINY) / model_error(sigma)).log(),
+        (_extents(shapes)[:, 1] + 0.3).log(),
+        shapes.amax(dim=(1, 2)).log(),
+        _supports(shapes, weights(tried, sigma)),
+        *_seen(y.y, images, sigma, _near(y.y), (darkest, brightest)),
+        *(value.expand(len(tried)) for value in of_photo),
+    ]
+    return torch.stack(columns, dim=1)
 
 
-def _supports(tried: Sequence[Candidate], sigma: float) -> list[float]:
-    """How far the kernels of all candidates, by how probable they are, agree with that of each."""
-    side = max(candidate.kernel.shape[-1] for candidate in tried)
-    shapes = torch.stack([kernels.fitted(candidate.kernel, side) for candidate in tried])
-    share = weights(tried, sigma).to(shapes)
-    return [float(kernels.agreement(shape.expand_as(shapes), shapes) @ share) for shape in shapes]
+def _supports(shapes: Tensor, shares: Tensor) -> Tensor:
+    """How far kernels (M, K, K) that are so probable agree with each of them: (M,)."""
+    return kernels.agreement(shapes[:, None], shapes[None]) @ shares.to(shapes)
 
 
-def _seen(y: Tensor, x: Tensor, sigma: float, near: Range, anywhere: Range) -> list[float]:
-    """Logarithms of how far an image x is from the photo y, (1, 1, H, W) both; and of how much of that is light that
-    the photo has nowhere near, and nowhere at all, in the mean and in the root of the mean square; and that is darker
-    than black or brighter than white; and of how much steeper the edges of x are than the rest of it.
+def _seen(y: Tensor, x: Tensor, sigma: float, near: Range, anywhere: Range) -> list[Tensor]:
+    """Logarithms of how far images x (M, 1, H, W) are from the photo y; and of how much of that is light that the photo
+    has nowhere near, and nowhere at all, in the mean and in the root of the mean square; and that is darker than black
+    or brighter than white; and of how much steeper the edges of x are than the rest of it: each (M,).
 
     The ink of a sharp page is darker than anything in a blurred one, but not than black.
     """
-    change = (x - y).abs().mean() + TINY
-    square = (x - y).square().mean() + TINY**2
+
+    def mean(values: Tensor) -> Tensor:
+        return values.flatten(1).mean(dim=1)
+
+    change, square = mean((x - y).abs()) + TINY, mean((x - y).square()) + TINY**2
     nowhere = _outside(x, *anywhere)
-    usual, steep = torch.quantile(gradients(x).abs().flatten(), y.new_tensor(EDGES))
+    steepness = gradients(x).abs().reshape(2, len(x), -1).transpose(0, 1).flatten(1)
+    usual, steep = torch.quantile(steepness, y.new_tensor(EDGES), dim=1)
     return [
-        float(square.sqrt().log()) - math.log(sigma),
-        float((_outside(x, *near).mean() / change + LITTLE).log()),
-        float((nowhere.mean() / change + LITTLE).log()),
-        float((nowhere.square().mean() / square + LITTLE**2).log()) / 2,
-        float((_outside(x, y.new_tensor(0), y.new_tensor(1)).mean() / change + LITTLE).log()),
-        float((steep + TINY).log() - (usual + TINY).log()),
+        square.sqrt().log() - math.log(sigma),
+        (mean(_outside(x, *near)) / change + LITTLE).log(),
+        (mean(nowhere) / change + LITTLE).log(),
+        (mean(nowhere.square()) / square + LITTLE**2).log() / 2,
+        (mean(_outside(x, y.new_tensor(0), y.new_tensor(1))) / change + LITTLE).log(),
+        (steep + TINY).log() - (usual + TINY).log(),
     ]
 
 
@@ -250,18 +252,13 @@ def _outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return F.relu(x - high) + F.relu(low - x)
 
 
-def _lit(kernel: Tensor) -> int:
-    """How many pixels belong to a kernel (K, K)."""
-    return int((kernel > LIT * kernel.max()).sum())
-
-
-def _extents(kernel: Tensor) -> tuple[float, float]:
-    """Standard deviations of a kernel (K, K) along its longer and its shorter axis, in pixels."""
-    places = torch.arange(kernel.shape[-1], device=kernel.device, dtype=kernel.dtype) - kernel.shape[-1] // 2
-    down, across = kernel.sum(dim=1), kernel.sum(dim=0)
-    row, column = float((down * places).sum()), float((across * places).sum())
-    rows = float((down * places.square()).sum()) - row**2
-    columns = float((across * places.square()).sum()) - column**2
-    both = float(places @ kernel @ places) - row * column
-    root = math.hypot((rows - columns) / 2, both)
-    return math.sqrt(max(0.0, (rows + columns) / 2 + root)), math.sqrt(max(0.0, (rows + columns) / 2 - root))
+def _extents(shapes: Tensor) -> Tensor:
+    """Standard deviations of kernels (M, K, K) along their longer and their shorter axes, in pixels: (M, 2)."""
+    places = torch.arange(shapes.shape[-1], device=shapes.device, dtype=shapes.dtype) - shapes.shape[-1] // 2
+    down, across = shapes.sum(dim=2), shapes.sum(dim=1)
+    row, column = down @ places, across @ places
+    rows, columns = down @ places.square() - row**2, across @ places.square() - column**2
+    both = places @ (shapes @ places).T - row * column
+    root = torch.hypot((rows - columns) / 2, both)
+    middle = (rows + columns) / 2
+    return torch.stack([middle + root, middle - root], dim=1).clamp_min(0).sqrt()

@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from blinddeblur.estimation import spectral
@@ -39,6 +40,15 @@ NOISE = (1.05, 0.003)
 # and up to half of these six were alike.
 RESTORED, RULED_OUT = 5, 0.015
 CAUTIOUS = 3.0  # times the error of a true kernel
+
+
+@dataclass(frozen=True)
+class Way:
+    """To restore a photo: with which of the kernels, with how much caution, and whether linear light was blurred."""
+
+    index: int
+    caution: float = 1.0
+    linear: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ class Judge:
     def assess(self, y: Measurement, kernel: Tensor, sigma: float) -> Candidate:
         """What is to be expected of a single kernel (K, K), whatever others there may be."""
         spectra = self.look(y, [kernels.gaussian(0, y.y.device), kernel], sigma)
-        (judged,) = self._judged(y, spectra, [self.restored(y, spectra, 1, sigma)], sigma)
+        (judged,) = self._judged(y, spectra, self.restored(y, spectra, [Way(1)], sigma), sigma)
         return judged
 
     def tried(self, y: Measurement, spectra: Spectra, sigma: float) -> list[Candidate]:
@@ -93,54 +103,51 @@ class Judge:
         possible = _possible(spectra)
         if not possible:
             return []
-        plain = [self.restored(y, spectra, index, sigma) for index in possible]
+        plain = self.restored(y, spectra, [Way(index) for index in possible], sigma)
         gains = [candidate.gain for candidate in self._judged(y, spectra, plain, sigma)]
         best = possible[gains.index(max(gains))]
-        others = [self.restored(y, spectra, best, sigma, CAUTIOUS)]
-        if self.linear is None:
-            others.append(self.restored(y, spectra, best, sigma, linear=True))
-        return plain + others
+        others = [Way(best, CAUTIOUS)] + ([Way(best, linear=True)] if self.linear is None else [])
+        return plain + self.restored(y, spectra, others, sigma)
 
     def _judged(self, y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma: float) -> list[Candidate]:
         """The same candidates, with what is to be expected of each beside the others."""
-        gains, probabilities = self.judgement(features(y, spectra, tried, sigma))
+        judged = torch.stack(self.judgement(features(y, spectra, tried, sigma).cpu()), dim=1).tolist()
         return [
-            replace(candidate, gain=float(gain), probability=float(probability))
-            for candidate, gain, probability in zip(tried, gains, probabilities, strict=True)
+            replace(candidate, gain=gain, probability=probability)
+            for candidate, (gain, probability) in zip(tried, judged, strict=True)
         ]
 
-    def restored(
-        self,
-        y: Measurement,
-        spectra: Spectra,
-        index: int,
-        sigma: float,
-        caution: float = 1.0,
-        linear: bool | None = None,
-    ) -> Candidate:
-        """What a kernel comes to, one of those whose spectra were looked at."""
-        kernel, linear = spectra.kernels[index], bool(self.linear if linear is None else linear)
-        image, rest, roughness = short_restoration(self.denoise, replace(y, linear=linear), kernel, sigma, caution)
-        value, departure = float(spectra.values[index]), float(spectra.departures[index])
-        return Candidate(kernel, caution, linear, value, departure, image, rest, roughness)
+    def restored(self, y: Measurement, spectra: Spectra, chosen: Sequence[Way], sigma: float) -> list[Candidate]:
+        """What kernels come to whose spectra were looked at."""
+        images, seen = [], []
+        for way in chosen:
+            asked = replace(y, linear=bool(self.linear) or way.linear)
+            image, rest, rough = short_restoration(self.denoise, asked, spectra.kernels[way.index], sigma, way.caution)
+            images.append(image)
+            seen.append(torch.stack([spectra.values[way.index], spectra.departures[way.index], rest, rough]))
+        return [
+            Candidate(
+                spectra.kernels[way.index], way.caution, bool(self.linear) or way.linear, value, e, image, rest, rough
+            )
+            for way, image, (value, e, rest, rough) in zip(chosen, images, torch.stack(seen).tolist(), strict=True)
+        ]
 
 
 def _possible(spectra: Spectra) -> list[int]:
     """Which kernels are not ruled out by the spectrum, the likeliest of those that are alike, not counting no blur."""
     possible: list[int] = []
-    for index in spectra.values.argsort(descending=True).tolist():
-        if len(possible) == RESTORED or spectra.values[index] < spectra.values.max() - RULED_OUT:
-            break
+    likely = spectra.values >= spectra.values.max() - RULED_OUT
+    for index in spectra.values.argsort(descending=True)[: int(likely.sum())].tolist():
         kernel = spectra.kernels[index]
         if index > 0 and all(kernels.likeness(kernel, spectra.kernels[other]) < ALIKE for other in possible):
             possible.append(index)
-    return possible
+    return possible[:RESTORED]
 
 
 def short_restoration(
     denoise: Denoiser, y: Measurement, kernel: Tensor, sigma: float, caution: float = 1.0
-) -> tuple[Tensor, float, float]:
-    """The image (1, 1, H, W) that a kernel makes of a photo, and its residual and roughness as in Candidate."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The image (1, 1, H, W) that a kernel makes of a photo, and its residual and roughness, numbers as in Candidate."""
     blur = Blur.uniform(kernel)
     image = restore(Deblurring(denoise, y, blur, sigma, STEPS, error=caution * model_error(sigma)))
-    return image, residual(image, y, blur), float(gradients(image).abs().pow(EXPONENT).mean().clamp_min(TINY).log())
+    return image, residual(image, y, blur), gradients(image).abs().pow(EXPONENT).mean().clamp_min(TINY).log()

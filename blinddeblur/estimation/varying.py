@@ -95,7 +95,8 @@ def estimate(
     local = poses.kernels(places)
 
     def evidence(index: int, kernel: Tensor) -> float:
-        return image_term(*short_restoration(denoise, regions[index], kernel, sigma)[1:], sigma)
+        _, rest, roughness = short_restoration(denoise, regions[index], kernel, sigma)
+        return image_term(float(rest), float(roughness), sigma)
 
     gain = mean(evidence(index, local[index]) - evidence(index, single) for index in judged)
     return None if gain < -most_loss else mapped(poses, frame)

@@ -167,6 +167,12 @@ def fitted(kernel: Tensor, size: int) -> Tensor:
     return normalise(F.pad(kernel, (margin, margin, margin, margin)))
 
 
+def stacked(several: Sequence[Tensor]) -> Tensor:
+    """Kernels (K, K), each of a K of its own, on arrays that hold the largest: (N, K, K)."""
+    size = max(kernel.shape[-1] for kernel in several)
+    return torch.stack([fitted(kernel, size) for kernel in several])
+
+
 def trimmed(kernel: Tensor, margin: int) -> Tensor:
     """A (K, K) kernel on the smallest odd array about its middle that leaves `margin` empty pixels around it."""
     size = kernel.shape[-1]

@@ -7,6 +7,7 @@ sRGB-encoded: noise that is even over the pixels is not even over the light.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,6 +45,11 @@ class Measurement:
     def of(cls, y: Tensor, linear: bool = False) -> "Measurement":
         """The measurement of pixels (B, C, H, W)."""
         return cls(y, y > CLIPPED[1], linear)
+
+    @cached_property
+    def has_clipped(self) -> bool:
+        """Whether any pixel is clipped."""
+        return bool(self.clipped.any())
 
     def map(self, part: Callable[[Tensor], Tensor]) -> "Measurement":
         """The measurement of a part of the frame."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blinddeblur.errors import EstimationError, UsageError
+from blinddeblur.errors import UsageError
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.conditioned import SIDE, ConditionedKernelUNet
 from blinddeblur.priors.guided_diffusion import GuidedDiffusion
@@ -75,9 +75,7 @@ class Prior:
             x: (B, C, H, W), noise-free in [0, 1]. A prior of colour images also takes grey ones (B, 1, H, W).
             sigma: standard deviation of the noise, in the same units; one number, or one for each image (B,).
 
-        Raises:
-            UsageError: the shape does not fit the network, or a conditioned prior has not been given its photo.
-            EstimationError: the answer is not a number somewhere.
+        Raises UsageError where the shape does not fit the network, or a conditioned prior has not been given its photo.
         """
         if x.ndim != 4 or x.shape[1] not in (1, self.channels):
             raise UsageError(f"The prior {self.name} takes (B, {self.channels}, H, W); this is {tuple(x.shape)}.")
@@ -86,11 +84,6 @@ class Prior:
             return self._in_tiles(x, sigma, side)
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         x0 = self._network(x.expand(-1, self.channels, -1, -1), level)
-        if not torch.isfinite(x0).all():
-            raise EstimationError(
-                f"The prior {self.name} answered with values that are not numbers. Check its weights with "
-                "`blinddeblur download-weights --verify`, or choose another --prior."
-            )
         return x0.mean(dim=1, keepdim=True) if x.shape[1] < self.channels else x0
 
     def predict(self, x_t: Tensor, t: int, alpha_bar: float) -> tuple[Tensor, Tensor | None]:

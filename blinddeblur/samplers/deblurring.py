@@ -1,6 +1,5 @@
 """What every method is given that restores a photo whose blur is known, or is taken as known."""
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,8 +12,8 @@ from blinddeblur.samplers.schedule import Denoiser, Predicts
 from blinddeblur.samplers.white_noise import white_noise
 
 
-def residual(x: Tensor, y: Measurement, blur: Blur) -> float:
-    """Root mean square of what an image (1, C, H, W), blurred again, leaves of the photo.
+def residual(x: Tensor, y: Measurement, blur: Blur) -> Tensor:
+    """Root mean square, a number, of what an image (1, C, H, W), blurred again, leaves of the photo.
 
     Only that part of the frame counts which the unseen border does not reach; more light than clipped pixels is no
     fault.
@@ -22,7 +21,7 @@ def residual(x: Tensor, y: Measurement, blur: Blur) -> float:
     explained = blur.cropped(blur.radius).of(y.light(x))
     seen = y.map(lambda pixels: inner(pixels, blur.radius, explained))
     rest = (seen.light(seen.y) - explained) / seen.slope(seen.y)
-    return math.sqrt(float(rest.masked_fill(seen.clipped & (rest < 0), 0).square().mean()))
+    return rest.masked_fill(seen.clipped & (rest < 0), 0).square().mean().sqrt()
 
 
 class ImagePrior(Predicts, Protocol):

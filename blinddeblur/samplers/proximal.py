@@ -65,7 +65,7 @@ def image_step(x0: Tensor, y: Measurement, blur: Blur, weight: float, iterations
         return conjugate_gradient(normal, right, x, iterations, borderless.mul, dot=convolution.products)
 
     x = solved(~y.clipped, start)
-    if y.clipped.any():
+    if y.has_clipped:
         x = solved(~y.clipped | (blurred(x) < target), x)
     return convolution.image(torch.view_as_complex(x))
 
