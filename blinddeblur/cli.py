@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from blinddeblur import __version__
+from blinddeblur.commands import machine
 from blinddeblur.commands.console import Console
 from blinddeblur.errors import BlindDeblurError, UsageError
 from blinddeblur.settings import CHOICES, METHODS, SEQUENCE_METHODS, SequenceSettings, Settings
@@ -34,7 +35,10 @@ app.add_typer(train_app, name="train")
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what failed.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Prior = Annotated[
-    str, typer.Option(help="The image prior: a name of download-weights --list, or a folder that train wrote.")
+    str | None,
+    typer.Option(
+        help="The image prior: a name of download-weights --list, or a folder that train wrote. (default: the method's)"
+    ),
 ]
 Sigma = Annotated[str, typer.Option(metavar="auto|VALUE", help="Standard deviation of the noise, where white is 1.")]
 SameSeed = Annotated[int, typer.Option(help="Of everything random: the same seed, the same result.")]
@@ -70,7 +74,7 @@ def restore(
         ),
     ] = None,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "fast",
-    prior: Prior = "photo",
+    prior: Prior = None,
     kernel_prior: Annotated[
         str, typer.Option(metavar="|".join(CHOICES["kernel_prior"]), help="What blinddps believes of the kernel.")
     ] = "diffusion",
@@ -222,7 +226,7 @@ def turbulence(
         ),
     ] = None,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(SEQUENCE_METHODS)}.")] = "fast",
-    prior: Prior = "photo",
+    prior: Prior = None,
     tilt_prior: Annotated[
         str | None,
         typer.Option(metavar="NAME_OR_DIR", help="Of blinddps. (default: the tilt of Kolmogorov turbulence)"),
@@ -544,6 +548,7 @@ def _finish(console: Console, work: Callable[[], int], interrupted: str = RESULT
 
 def main() -> None:
     """Entry point of the command `blinddeblur`."""
+    machine.prepare()
     try:
         app()
     except BrokenPipeError:  # whoever read our output has gone

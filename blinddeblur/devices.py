@@ -1,10 +1,14 @@
 """The devices that networks run on: which one a name means, and which of them are faster in half precision."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from blinddeblur.errors import UsageError
+
+PIXELS_A_THREAD = 128**2  # fewer are done sooner than another thread has begun
 
 
 def find_device(name: str) -> torch.device:
@@ -27,3 +31,14 @@ def half_is_faster(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported()
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # young in torch
     return device.type == "cpu" and any(capabilities.get(unit, False) for unit in ("amx_bf16", "avx512_bf16"))
+
+
+@contextmanager
+def threads_for(pixels: int) -> Iterator[None]:
+    """As many threads as are of use for an image of so many pixels, and no more than there were."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, -(-pixels // PIXELS_A_THREAD))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

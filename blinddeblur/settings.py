@@ -31,6 +31,7 @@ class Method:
 
     Attributes:
         steps: how many it takes by default.
+        prior: of images, by default.
         joint: whether it finds image and kernel together; the others restore with a kernel that is given, or that the
             default method has estimated.
         refines: whether its steps are those of the estimate of the kernel, and not of the restoration.
@@ -43,6 +44,7 @@ class Method:
     """
 
     steps: int
+    prior: str = "photo"
     joint: bool = False
     refines: bool = False
     gradients: bool = False
@@ -53,7 +55,7 @@ class Method:
 
 
 METHODS = {
-    "fast": Method(steps=12, refines=True, linear=True, cost=3),
+    "fast": Method(steps=12, prior="photo-grey", refines=True, linear=True, cost=3),
     "blinddps": Method(steps=1000, joint=True, gradients=True, tile=192, cost=4, choices=("kernel_prior", "sparsity")),
     "dps": Method(steps=1000, gradients=True, tile=192, cost=4, choices=("noise",)),
     "ddnm": Method(steps=100),
@@ -72,7 +74,7 @@ class CommonSettings:
 
     Attributes:
         method: a key of METHODS, or of SEQUENCE_METHODS; see there and in the classes below.
-        prior: name of an image prior in weights.toml, or the folder of one that was trained.
+        prior: name of an image prior in weights.toml, or the folder of one that was trained; None for the method's own.
         steps: of the method's sampler; None for its own default.
         kernel: (K, K) array to use instead of an estimate; of a sequence, the blur that all frames share.
         sigma: standard deviation of the noise of a photo or frame on [0, 1]; None to estimate it.
@@ -83,7 +85,7 @@ class CommonSettings:
     methods: ClassVar[Mapping[str, Method]]
 
     method: str = "fast"
-    prior: str = "photo"
+    prior: str | None = None
     steps: int | None = None
     kernel: Any = None
     sigma: float | None = None
@@ -110,6 +112,11 @@ class CommonSettings:
     def traits(self) -> Method:
         """What has to be known of the method."""
         return self.methods[self.method]
+
+    @property
+    def effective_prior(self) -> str:
+        """The image prior: as asked, or the method's own."""
+        return self.prior or self.traits.prior
 
     @property
     def effective_steps(self) -> int:

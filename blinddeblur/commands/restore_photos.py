@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blinddeblur.commands import cluster, report, workers
+from blinddeblur.commands import cluster, machine, report, workers
 from blinddeblur.commands.console import Console
 from blinddeblur.commands.outcome import FAILED, PhotoOutcome, attempt, exit_code, told
 from blinddeblur.commands.plan import STREAM, Job
@@ -165,6 +165,7 @@ def engines(settings: Settings, number: int) -> list[partial["Engine"]]:
 
 
 def _engine(settings: Settings, threads: int) -> "Engine":
+    machine.prepare()
     import torch
 
     from blinddeblur.engine.pipeline import Engine

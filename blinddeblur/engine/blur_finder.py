@@ -91,12 +91,15 @@ class BlurFinder:
 
         assert self.kernel_prior is not None
         by_spectrum = partial(judge.likelihoods, part, sigma=noise)
+        progress("guesses", 0, 1)
         guesses = guessed(self.kernel_prior, y.y, noise, size)
         found = hypotheses(judge.denoise, part, guesses, noise, size, steps, settings.seed, by_spectrum, told)
         start = to_refine(guesses, found, by_spectrum)
         callback(Step(-1, steps, self.photo.of(self.where), start))
+        progress("kernel", 0, steps)
         with suppress(EstimationError):  # nothing was left of it: the others will tell
             found.append(refined(judge.denoise, y, start, noise, size, steps, settings.seed, report))
+        progress("judging", 0, 1)
         verdict = judge.judge(part, found, noise)
         if not verdict.ranked:
             raise EstimationError(

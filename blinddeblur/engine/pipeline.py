@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blinddeblur.devices import find_device
+from blinddeblur.devices import find_device, threads_for
 from blinddeblur.engine import blending, doubts, forecast
 from blinddeblur.engine.blur_finder import BLURRED, BlurFinder
 from blinddeblur.engine.known_kernel import checked_size, given_kernel
@@ -87,7 +87,8 @@ class Engine:
     def __post_init__(self) -> None:
         settings = self.settings
         self.device = find_device(settings.device)
-        self.prior = load_prior(settings.prior, self.device, kind="image")
+        self.prior = load_prior(settings.effective_prior, self.device, kind="image")
+        self.grey_prior = load_prior("photo-grey", self.device)
         self.spectra, self.judgement = load_spectra(device=self.device), load_judgement()
         if settings.kernel is None:
             name = "photo-kernel" if settings.conditioned else "kernel"
@@ -95,7 +96,7 @@ class Engine:
 
     def finder(self, photo: Pixels) -> BlurFinder:
         """What finds the blur of a photo."""
-        judge = Judge(self.prior.denoise, self.spectra, self.judgement, self.settings.linear)
+        judge = Judge(self.grey_prior.denoise, self.spectra, self.judgement, self.settings.linear)
         return BlurFinder(
             photo,
             self.settings,
@@ -133,7 +134,8 @@ class Engine:
         photo = Pixels(image, self.device)
         sigma = estimate_sigma(photo.patches()) if settings.sigma is None else settings.sigma
         samples: list[NDArray[Any]] = []
-        with torch.inference_mode(not settings.traits.gradients):
+        together = min(photo.height * photo.width, (settings.tile or settings.traits.tile) ** 2)
+        with threads_for(together), torch.inference_mode(not settings.traits.gradients):
             if settings.traits.joint:
                 found = self._jointly(photo, sigma, progress, callback)
             elif settings.kernel is not None:

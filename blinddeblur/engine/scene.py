@@ -79,7 +79,7 @@ class TurbulenceEngine:
     def __post_init__(self) -> None:
         settings = self.settings
         self.device = find_device(settings.device)
-        self.prior = load_prior(settings.prior, self.device, kind="image")
+        self.prior = load_prior(settings.effective_prior, self.device, kind="image")
         if settings.traits.joint:
             self.kernel_prior = load_prior("kernel", self.device, kind="kernel")
             self.tilt_prior = (

@@ -68,6 +68,7 @@ class TiledRestoration:
         middle = tiles[len(tiles) // 2]
         steps = None if settings.traits.refines else settings.effective_steps
         callback(Step(-1, steps or restoration.STEPS, photo.of(middle), kernel_map.of(middle).mean))
+        progress("restoration", 0, 1)
 
         def work(index: int, tile: Tile) -> Tensor:
             def report(step: Step) -> None:

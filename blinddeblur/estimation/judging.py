@@ -43,8 +43,8 @@ CAUTIOUS = 3.0  # times the error of a true kernel
 
 
 @dataclass(frozen=True)
-class Way:
-    """To restore a photo: with which of the kernels, with how much caution, and whether linear light was blurred."""
+class Trial:
+    """A way to restore a photo: with which of the kernels, with how much caution, and whether linear light was blurred."""
 
     index: int
     caution: float = 1.0
@@ -95,7 +95,7 @@ class Judge:
     def assess(self, y: Measurement, kernel: Tensor, sigma: float) -> Candidate:
         """What is to be expected of a single kernel (K, K), whatever others there may be."""
         spectra = self.look(y, [kernels.gaussian(0, y.y.device), kernel], sigma)
-        (judged,) = self._judged(y, spectra, self.restored(y, spectra, [Way(1)], sigma), sigma)
+        (judged,) = self._judged(y, spectra, self.restored(y, spectra, [Trial(1)], sigma), sigma)
         return judged
 
     def tried(self, y: Measurement, spectra: Spectra, sigma: float) -> list[Candidate]:
@@ -103,10 +103,10 @@ class Judge:
         possible = _possible(spectra)
         if not possible:
             return []
-        plain = self.restored(y, spectra, [Way(index) for index in possible], sigma)
+        plain = self.restored(y, spectra, [Trial(index) for index in possible], sigma)
         gains = [candidate.gain for candidate in self._judged(y, spectra, plain, sigma)]
         best = possible[gains.index(max(gains))]
-        others = [Way(best, CAUTIOUS)] + ([Way(best, linear=True)] if self.linear is None else [])
+        others = [Trial(best, CAUTIOUS)] + ([Trial(best, linear=True)] if self.linear is None else [])
         return plain + self.restored(y, spectra, others, sigma)
 
     def _judged(self, y: Measurement, spectra: Spectra, tried: Sequence[Candidate], sigma: float) -> list[Candidate]:
@@ -117,7 +117,7 @@ class Judge:
             for candidate, (gain, probability) in zip(tried, judged, strict=True)
         ]
 
-    def restored(self, y: Measurement, spectra: Spectra, chosen: Sequence[Way], sigma: float) -> list[Candidate]:
+    def restored(self, y: Measurement, spectra: Spectra, chosen: Sequence[Trial], sigma: float) -> list[Candidate]:
         """What kernels come to whose spectra were looked at."""
         images, seen = [], []
         for way in chosen:

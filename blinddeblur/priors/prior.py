@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blinddeblur.errors import UsageError
+from blinddeblur.priors import opponent
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.conditioned import SIDE, ConditionedKernelUNet
 from blinddeblur.priors.guided_diffusion import GuidedDiffusion
@@ -72,11 +73,14 @@ class Prior:
         A network of fixed size sees overlapping tiles of that size; a smaller image has its edges continued.
 
         Args:
-            x: (B, C, H, W), noise-free in [0, 1]. A prior of colour images also takes grey ones (B, 1, H, W).
+            x: (B, C, H, W), noise-free in [0, 1]. A prior of colour images also takes grey ones (B, 1, H, W), and one of
+                grey images takes colour as brightness and two opponent colours.
             sigma: standard deviation of the noise, in the same units; one number, or one for each image (B,).
 
         Raises UsageError where the shape does not fit the network, or a conditioned prior has not been given its photo.
         """
+        if x.ndim == 4 and self.kind == "image" and x.shape[1] == 3 > self.channels:
+            return opponent.denoised(self.denoise, x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)))
         if x.ndim != 4 or x.shape[1] not in (1, self.channels):
             raise UsageError(f"The prior {self.name} takes (B, {self.channels}, H, W); this is {tuple(x.shape)}.")
         side = self.image_size

@@ -20,7 +20,7 @@ from blinddeblur.physics.measurement import decoded, encoded
 from blinddeblur.training.photo_crops import RGB8, random_crop
 from blinddeblur.training.random_kernels import random_kernel
 
-SIDES = {128: 0.2, 192: 0.4, 256: 0.4}  # pixels of a photo, with their shares
+SIDES = {128: 0.1, 192: 0.3, 256: 0.6}  # pixels of photos, and their shares
 SCALES = (0.5, 1.0)  # of the sharp picture: enlarged, it would be blurred before it is
 # How far each kind of blur reaches in pixels, the side of its array, and its share.
 KINDS: dict[str, tuple[tuple[float, float], int, float]] = {

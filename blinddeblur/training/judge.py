@@ -55,7 +55,7 @@ def train_judge(
         if not home.exists():
             folder.require_no_training()
         kept, held_out = without_held_out(photos, options, warn)
-        judge = Judge(load_prior(device=device, kind="image").denoise, load_spectra(device=device), Judgement())
+        judge = Judge(load_prior("photo-grey", device).denoise, load_spectra(device=device), Judgement())
         kernel_prior = load_prior("photo-kernel", device, kind="kernel")
         home.mkdir(exist_ok=True)
         examples = [judged_crops.read(path) for path in sorted(home.glob("*.npz"))]

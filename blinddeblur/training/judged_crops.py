@@ -19,7 +19,7 @@ from torch import Tensor
 from blinddeblur.errors import EstimationError, WeightsError
 from blinddeblur.estimation.candidates import Candidate, Spectra, features
 from blinddeblur.estimation.hypotheses import guessed, hypotheses, refined, to_refine
-from blinddeblur.estimation.judging import Judge, Way
+from blinddeblur.estimation.judging import Judge, Trial
 from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.files.together import write_bytes
 from blinddeblur.physics.convolution import local_mean
@@ -80,7 +80,7 @@ def make(
     places = {id(kernel): index for index, kernel in enumerate(kernels)}
     unlikely = sorted(set(range(1, len(kernels))) - {places[id(candidate.kernel)] for candidate in tried})
     chosen = rng.choice(unlikely, min(RULED_OUT, len(unlikely)), replace=False)
-    tried += judge.restored(y, spectra, [Way(index) for index in chosen.tolist()], sigma)
+    tried += judge.restored(y, spectra, [Trial(index) for index in chosen.tolist()], sigma)
     content = io.BytesIO()
     arrays = {f"k{index}": kernel.numpy() for index, kernel in enumerate(kernels)}
     arrays |= {

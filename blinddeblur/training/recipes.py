@@ -137,6 +137,9 @@ def train_prior(
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         data = recipe.data(photos, options, (options.seed, step), warn)
         batches = data.batches(options.workers, device, warn)
+        if about["parameters"].get("channels") == 1 < data.clean.shape[1]:
+            data.clean = data.clean.mean(dim=1, keepdim=True)
+            batches = (crops.mean(dim=1, keepdim=True) for crops in batches)
         unfinished = seconds < 60 * options.minutes
         precision = torch.bfloat16 if unfinished and half_is_faster(device) else torch.float32
         trained: list[Trained] = []
