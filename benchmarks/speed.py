@@ -90,7 +90,7 @@ class Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result, work = func(*args, **(kwargs or {})), self.stages[self.stage]
-        work.launches += 1
+        work.launches += not func.is_view
         if func in TRANSFORMS:
             image = result if func is ATEN._fft_c2r.default else args[0]
             work.transforms += image.shape[:-2].numel()

@@ -13,7 +13,6 @@ def conjugate_gradient(
     iterations: int,
     inverse: Callable[[Tensor], Tensor] = lambda residual: residual,
     done: Callable[[Tensor, Tensor], Tensor] | None = None,
-    dot: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Approximate solution of normal(x) = right for a symmetric positive definite map.
 
@@ -26,9 +25,12 @@ def conjugate_gradient(
             (preconditioning).
         done: given x and what the last step took off its squared error in the norm of the map, (B, 1, ...) (Hestenes
             and Stiefel 1952), says of each problem whether it is solved well enough; its x then stays as it is.
-        dot: the scalar products (B, 1, ...) of two times B vectors; by default the plain ones, of real numbers.
     """
-    dot = dot or _products
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        products = torch.bmm(a.flatten(1)[:, None], b.flatten(1)[..., None])
+        return products.view(-1, *[1] * (start.ndim - 1))
+
     x, residual = start, right - normal(start)
     power = torch.ones_like(dot(x, x))
     direction, running = torch.zeros_like(x), torch.ones_like(power, dtype=torch.bool)
@@ -45,10 +47,6 @@ def conjugate_gradient(
             if not running.any():
                 break
     return x
-
-
-def _products(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(dim=tuple(range(1, a.ndim)), keepdim=True)
 
 
 def toeplitz(lags: Tensor) -> Callable[[Tensor], Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from blinddeblur.devices import threads_for
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import gradients
 from blinddeblur.solvers import conjugate_gradient, fast_shape, toeplitz
@@ -72,7 +73,8 @@ def first_kernel(y: Tensor, size: int) -> Tensor:
         if current != previous:
             kernel = kernels.resized(kernel, current, current / previous)
         level = _shrunk(grey, current / size)
-        kernel = _at_one_level(level, kernel)
+        with threads_for(level.numel()):
+            kernel = _at_one_level(level, kernel)
     return kernels.required(kernel)
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from blinddeblur.devices import threads_for
 from blinddeblur.errors import EstimationError
 from blinddeblur.estimation.first_kernel import SIZES, classical_guess
 from blinddeblur.physics import kernels
@@ -148,7 +149,7 @@ def from_coarse_to_fine(
         small = y.map(lambda pixels, factor=factor: _shrunk(pixels, factor))  # type: ignore[misc]
         higher = []
         for climb in climbs:
-            with suppress(EstimationError):  # nothing was left of it: the others will tell
+            with threads_for(small.y.numel()), suppress(EstimationError):  # nothing was left of it: the others will tell
                 higher.append(climb.to(denoise, small, sigma / min(factor, LEAST_NOISE), before / factor, steps))
         climbs, before = higher, factor
     progress(len(factors), len(factors))

@@ -29,7 +29,7 @@ from blinddeblur.physics.measurement import Measurement, model_error
 from blinddeblur.priors.judgement import Judgement
 from blinddeblur.priors.photo_spectra import PhotoSpectra
 from blinddeblur.samplers.deblurring import Deblurring, residual
-from blinddeblur.samplers.restoration import restore
+from blinddeblur.samplers.restoration import SHORT_SIGMAS, restore
 from blinddeblur.samplers.schedule import Denoiser
 
 STEPS = 6  # of the restoration; more tells no more
@@ -149,5 +149,6 @@ def short_restoration(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The image (1, 1, H, W) that a kernel makes of a photo, and its residual and roughness, numbers as in Candidate."""
     blur = Blur.uniform(kernel)
-    image = restore(Deblurring(denoise, y, blur, sigma, STEPS, error=caution * model_error(sigma)))
+    given = Deblurring(denoise, y, blur, sigma, STEPS, error=caution * model_error(sigma))
+    image = restore(given, SHORT_SIGMAS)
     return image, residual(image, y, blur), gradients(image).abs().pow(EXPONENT).mean().clamp_min(TINY).log()

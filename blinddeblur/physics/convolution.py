@@ -70,6 +70,11 @@ class Convolution:
         self.padded = fast_shape(shape)
         self.weights, self.varies = blur.weights[:, None, None], len(blur.kernels) > 1
         self.transfer = torch.fft.rfft2(blur.kernels[:, :, None], s=self.padded)
+        # Every column of a real transform stands for its mirror image as well, but for the first and, of an even
+        # number, the last. With the others larger by the root of two, products of spectra are products of images.
+        root = self.transfer.real.new_full((self.padded[1] // 2 + 1,), 2**0.5)
+        root[0] = root[-1] = 1
+        self.root, self.there, self.back = root, self.transfer / root, self.transfer.conj() * root
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H - K + 1, W - K + 1)."""
@@ -80,38 +85,30 @@ class Convolution:
         return self.image(self.gathered(y))
 
     def spectrum(self, x: Tensor) -> Tensor:
-        """The real transform of (B, C, H, W), with zeros beyond it."""
-        return torch.fft.rfft2(x, s=self.padded)
+        """The spectrum of (B, C, H, W), with zeros beyond it: complex, <x, y> = real(<spectrum(x), spectrum(y)>) / pixels.
+        """
+        return self.root * torch.fft.rfft2(x, s=self.padded)
 
     def image(self, spectrum: Tensor) -> Tensor:
         """The inverse: (B, C, H, W)."""
-        return torch.fft.irfft2(spectrum, s=self.padded)[..., : self.shape[0], : self.shape[1]]
+        return torch.fft.irfft2(spectrum / self.root, s=self.padded)[..., : self.shape[0], : self.shape[1]]
 
     def blurred(self, spectrum: Tensor) -> Tensor:
         """`forward` of an image that is given by its spectrum."""
-        everywhere = torch.fft.irfft2(self.transfer * spectrum, s=self.padded)
+        everywhere = torch.fft.irfft2(self.there * spectrum, s=self.padded)
         parts = everywhere[..., self.edge : self.shape[0], self.edge : self.shape[1]]
         return (self.weights * parts).sum(dim=0) if self.varies else parts[0]
 
     def gathered(self, y: Tensor) -> Tensor:
         """`adjoint`, as a spectrum; the image is then zero beyond (H, W) as well."""
         parts = self.weights * y if self.varies else y[None]
-        spectra = self.transfer.conj() * torch.fft.rfft2(F.pad(parts, (self.edge, 0, self.edge, 0)), s=self.padded)
+        spectra = self.back * torch.fft.rfft2(F.pad(parts, (self.edge, 0, self.edge, 0)), s=self.padded)
         return spectra.sum(dim=0) if self.varies else spectra[0]
 
     @cached_property
     def power(self) -> Tensor:
         """The squared modulus of the transfer function, in the mean over the frame."""
         return (self.weights.square().mean(dim=(-2, -1), keepdim=True) * self.transfer.abs() ** 2).sum(dim=0)
-
-    def products(self, a: Tensor, b: Tensor) -> Tensor:
-        """Scalar products (B, 1, 1, 1, 1) of images, times the number of pixels, by the real views of their spectra."""
-        # All columns but the first and the last, since the sides are even, stand for their mirror images as well.
-        return 2 * _dot(a, b) - _dot(a[..., :1, :], b[..., :1, :]) - _dot(a[..., -1:, :], b[..., -1:, :])
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a.flatten(1)[:, None] @ b.flatten(1)[..., None])[..., None, None]
 
 
 class ConvolutionOfKernel:

@@ -62,7 +62,7 @@ def image_step(x0: Tensor, y: Measurement, blur: Blur, weight: float, iterations
             return gathered(blurred(x)).add_(x, alpha=weight)
 
         right = gathered(target).add_(start, alpha=weight)
-        return conjugate_gradient(normal, right, x, iterations, borderless.mul, dot=convolution.products)
+        return conjugate_gradient(normal, right, x, iterations, borderless.mul)
 
     x = solved(~y.clipped, start)
     if y.has_clipped:

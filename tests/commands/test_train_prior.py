@@ -284,6 +284,15 @@ def test_a_finished_training_says_how_to_go_on(tmp_path: Path) -> None:
     assert steps(tmp_path / "mine") > reached
 
 
+def test_a_prior_of_grey_images_goes_on_learning_from_photos_in_grey(tmp_path: Path) -> None:
+    command = ["train", "image", photos(tmp_path / "photos", 2), "-o", "mine", "--from", "photo-grey", "--crop", "32"]
+    result = run(*command, "--batch", "2", *A_MOMENT, "--learning-rate", "1e-9", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert find("mine").parameters == find("photo-grey").parameters
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(load_prior("mine").denoise(x, 0.1), load_prior("photo-grey").denoise(x, 0.1), atol=1e-2)
+
+
 def test_a_training_from_a_prior(tmp_path: Path) -> None:
     assert run("train", "kernel", "-o", "first", *TINY, "--minutes", "0.03").exit_code == 0
     command = ["train", "kernel", "-o", "second", "--batch", "4", *A_MOMENT, "--device", "cpu"]
