@@ -38,6 +38,7 @@ from blinddeblur.settings import LARGEST_PRIOR_KERNEL, Settings
 from blinddeblur.tiles import grid
 
 ESTIMATION_SIDE = 448  # pixels a side of the part that the kernel is estimated on: more takes time
+GPU_TILES = 2  # times the side of tiles on a GPU, which waits for Python while it works on small ones
 LEAST_VARYING_SIDE = 400  # pixels of a photo's shorter side: in a smaller one regions would be the same
 
 
@@ -176,14 +177,17 @@ class Engine:
 
     def forecast(self, height: int, width: int) -> float:
         """Roughly how many seconds `restore` takes for a photo of that size, by a quick look at this machine."""
-        return forecast.seconds(self.prior, self.settings, self.device, height, width, self.estimation_side)
+        return forecast.seconds(
+            self.prior, self.grey_prior, self.settings, self.device, height, width, self.estimation_side
+        )
 
     def _tiled(self, judged: Candidate | None = None) -> TiledRestoration:
         """What restores a photo with a kernel: as the settings say, and where they are silent as was judged best."""
         settings = self.settings
+        larger = GPU_TILES if self.device.type == "cuda" and not settings.traits.gradients else 1
         if judged is None or not settings.traits.refines:
-            return TiledRestoration(self.prior, settings, bool(settings.linear))
-        return TiledRestoration(self.prior, settings, judged.linear, judged.caution)
+            return TiledRestoration(self.prior, settings, bool(settings.linear), larger=larger)
+        return TiledRestoration(self.prior, settings, judged.linear, judged.caution, larger)
 
     def _knowingly(self, photo: Pixels, sigma: float, progress: Progress, callback: Callback) -> _Found:
         """With a kernel that is given, of which the judge only says what it thinks."""

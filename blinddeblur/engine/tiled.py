@@ -36,12 +36,14 @@ class TiledRestoration:
         settings: of the restoration; its method, steps, seed, noise and tiles count.
         linear: whether linear light was blurred.
         caution: times the error of a true kernel that is reckoned with.
+        larger: times as large as the method's tiles are, where the settings leave it open: a GPU is filled by more.
     """
 
     prior: Prior
     settings: Settings
     linear: bool = False
     caution: float = 1.0
+    larger: int = 1
 
     def restore(
         self,
@@ -144,7 +146,7 @@ class TiledRestoration:
         settings, rim = self.settings, reach * (size // 2)
         fade = FADE if settings.overlap is None else settings.overlap
         overlap = 2 * rim + fade
-        side = settings.tile or max(settings.traits.tile, 2 * overlap)
+        side = settings.tile or max(self.larger * settings.traits.tile, 2 * overlap)
         if settings.traits.gradients and self.prior.image_size is not None:
             known = self.prior.image_size
             side = known - (size - 1)  # its network takes no other

@@ -34,7 +34,7 @@ def test_blind_restoration_finds_kernel_and_image() -> None:
     assert result.kernel.sum() == pytest.approx(1, abs=1e-5)
     assert result.kernel.dtype == np.float32
     assert result.residual < 0.02
-    assert (result.method, result.prior, result.seed, result.steps) == ("fast", "photo", 0, 10)
+    assert (result.method, result.prior, result.seed, result.steps) == ("fast", "photo-grey", 0, 10)
 
 
 def test_colour_with_a_known_kernel() -> None:

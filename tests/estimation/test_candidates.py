@@ -30,7 +30,7 @@ def restored() -> tuple[Measurement, Spectra, list[Candidate]]:
         tried = [
             Candidate(kernel, 1, False, float(value), 0.1, image, float(rest), float(roughness))
             for kernel, value in zip(spectra.kernels[1:], spectra.values[1:], strict=True)
-            for image, rest, roughness in [short_restoration(load_prior().denoise, y, kernel, SIGMA)]
+            for image, rest, roughness in [short_restoration(load_prior("photo-grey").denoise, y, kernel, SIGMA)]
         ]
     return y, spectra, tried
 

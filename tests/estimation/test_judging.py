@@ -36,7 +36,7 @@ pytestmark = pytest.mark.whole_search
 
 
 def judge_of(judgement: Judgement | None = None) -> Judge:
-    return Judge(load_prior("photo").denoise, load_spectra(), judgement or load_judgement())
+    return Judge(load_prior("photo-grey").denoise, load_spectra(), judgement or load_judgement())
 
 
 def measured(kernel: Tensor, side: int = 150) -> Measurement:
@@ -141,7 +141,7 @@ def test_one_kind_of_guess_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_pyramid_finds_a_long_blur_from_nothing() -> None:
     true = kernel_of("line", 25)
     with torch.inference_mode():
-        (found,) = from_coarse_to_fine(load_prior("photo").denoise, measured(true, 110), [None], SIGMA, equally)
+        (found,) = from_coarse_to_fine(load_prior("photo-grey").denoise, measured(true, 110), [None], SIGMA, equally)
     assert agree(found, true) > 0.7
     assert found.sum() == pytest.approx(1, abs=1e-4)
     assert found.min() >= 0

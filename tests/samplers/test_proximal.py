@@ -123,7 +123,7 @@ def test_lamps_do_not_ring() -> None:
     assert 0.005 < (pixels == 1).mean() < 0.05
     y = Measurement.of(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None])
     unmasked = replace(y, clipped=torch.zeros_like(y.clipped))
-    denoise, known = blinddeblur.load_prior("photo").denoise, Blur.uniform(torch.from_numpy(streak()))
+    denoise, known = blinddeblur.load_prior("photo-grey").denoise, Blur.uniform(torch.from_numpy(streak()))
     with torch.inference_mode():
         images = [restore(Deblurring(denoise, seen, known, 0.004)) for seen in (y, unmasked)]
     masked, ringing = (image[0].permute(1, 2, 0).clamp(0, 1).numpy() for image in images)
