@@ -97,7 +97,9 @@ class Counter(TorchDispatchMode):
             work.points += image.numel()
         if func in CONVOLUTIONS:
             work.products += result.numel() * args[1][0].numel()
-        if func in WAITS or (func is ATEN.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])):
+        if func in WAITS or (
+            func is ATEN.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
+        ):
             work.waits += 1
         if isinstance(result, Tensor) and not func.is_view:
             work.allocated += result.numel() * result.element_size()
@@ -125,7 +127,12 @@ class Counter(TorchDispatchMode):
         hook = torch.nn.modules.module.register_module_forward_pre_hook(self.evaluated)
         try:
             # In inference mode torch hands over whole compositions instead of what they are made of.
-            with waited("cpu"), waited("tolist"), patch("torch.inference_mode", lambda on=True: torch.set_grad_enabled(not on)), self:
+            with (
+                waited("cpu"),
+                waited("tolist"),
+                patch("torch.inference_mode", lambda on=True: torch.set_grad_enabled(not on)),
+                self,
+            ):
                 yield
         finally:
             hook.remove()
@@ -226,7 +233,9 @@ def peers_seconds(name: str) -> dict[str, float]:
 def main(
     cases: Annotated[list[str] | None, typer.Argument(metavar="[grey|colour|1mp|12mp]...")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
-    peers: Annotated[bool, typer.Option("--peers", help="Programs of others as well, those that are installed.")] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Programs of others as well, those that are installed.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="All figures.")] = None,
 ) -> None:
     """What a restoration costs, stage by stage."""
@@ -237,7 +246,9 @@ def main(
         stages, memory = measured(name, device)
         kept[name] = {stage: asdict(work) for stage, work in stages.items()} | {"memory": memory}
         rows = [_row(stage, work) for stage, work in [*stages.items(), (f"{name}, {memory:.0f} MB", total(stages))]]
-        console.table(["stage", "networks", "Mpx", "GMAC", "transforms", "Mpoints", "launches", "waits", "GB", "s"], rows)
+        console.table(
+            ["stage", "networks", "Mpx", "GMAC", "transforms", "Mpoints", "launches", "waits", "GB", "s"], rows
+        )
         if peers:
             for peer, seconds in peers_seconds(name).items():
                 console.say(f"{peer}: {seconds:.1f} s")

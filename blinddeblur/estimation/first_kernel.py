@@ -30,9 +30,9 @@ DECAY = 1 / 1.1  # of the weight of |grad x|_0 from round to round; with 1 .66, 
 GROWTH = 4  # of the coupling from step to step; with 2 guesses on the photos of ITERATIONS agree to .83, with 4 to .89
 STIFFEST = 1e3  # coupling at which the splitting ends; with 1e2 .70, with 1e4 .68
 RIDGE = 0.01  # weight of |k|^2, relative to the energy of the gradients; with .003 and with .03 .67
-# Of conjugate gradients for the kernel. Stopping early leaves out what the edges tell least of: on 17 training photos of
-# 256 pixels under random kernels of 5 to 45 pixels first guesses agree with the truth to .59 in the mean with 30, .77
-# with 15, .82 with 10, .77 with 6 (RESULTS.md).
+# Of conjugate gradients for the kernel. Stopping early leaves out what the edges tell least of: on 17 training photos
+# of 256 pixels under random kernels of 5 to 45 pixels first guesses agree with the truth to .59 in the mean with 30, to
+# .77 with 15, .82 with 10, .77 with 6 (RESULTS.md).
 ITERATIONS = 10
 SIZES = (47, 127)  # of the classical guess: the second where the blur does not fit into the first
 RIM = 2  # pixels at the edge of the kernel's array that must be empty

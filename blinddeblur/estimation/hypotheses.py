@@ -149,7 +149,10 @@ def from_coarse_to_fine(
         small = y.map(lambda pixels, factor=factor: _shrunk(pixels, factor))  # type: ignore[misc]
         higher = []
         for climb in climbs:
-            with threads_for(small.y.numel()), suppress(EstimationError):  # nothing was left of it: the others will tell
+            with (
+                threads_for(small.y.numel()),
+                suppress(EstimationError),
+            ):  # nothing was left of it: the others will tell
                 higher.append(climb.to(denoise, small, sigma / min(factor, LEAST_NOISE), before / factor, steps))
         climbs, before = higher, factor
     progress(len(factors), len(factors))

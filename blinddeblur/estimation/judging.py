@@ -44,7 +44,7 @@ CAUTIOUS = 3.0  # times the error of a true kernel
 
 @dataclass(frozen=True)
 class Trial:
-    """A way to restore a photo: with which of the kernels, with how much caution, and whether linear light was blurred."""
+    """A way to restore a photo: with which kernel, with how much caution, and whether linear light was blurred."""
 
     index: int
     caution: float = 1.0
@@ -147,7 +147,7 @@ def _possible(spectra: Spectra) -> list[int]:
 def short_restoration(
     denoise: Denoiser, y: Measurement, kernel: Tensor, sigma: float, caution: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The image (1, 1, H, W) that a kernel makes of a photo, and its residual and roughness, numbers as in Candidate."""
+    """The image (1, 1, H, W) that a kernel makes of a photo, and its residual and roughness as in Candidate."""
     blur = Blur.uniform(kernel)
     given = Deblurring(denoise, y, blur, sigma, STEPS, error=caution * model_error(sigma))
     image = restore(given, SHORT_SIGMAS)

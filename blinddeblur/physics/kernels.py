@@ -29,7 +29,7 @@ def normalise(kernel: Tensor) -> Tensor:
 
 
 def clean(kernel: Tensor, threshold: float = 0.05, smallest: float = 0.1) -> Tensor:
-    """A kernel estimate without debris: (K, K) -> (K, K), sums to 1; not a number where nothing is left, see `required`.
+    """A kernel estimate without debris: (K, K) -> (K, K), sums to 1; no numbers where nothing is left, see `required`.
 
     Values under `threshold` of the maximum go, then connected pieces that hold less than `smallest` of the mass:
     camera shake leaves one trace, and the faint grain around it would grow from step to step. On the ten crops of

@@ -73,20 +73,20 @@ class Prior:
         A network of fixed size sees overlapping tiles of that size; a smaller image has its edges continued.
 
         Args:
-            x: (B, C, H, W), noise-free in [0, 1]. A prior of colour images also takes grey ones (B, 1, H, W), and one of
-                grey images takes colour as brightness and two opponent colours.
+            x: (B, C, H, W), noise-free in [0, 1]. A prior of colour images also takes grey ones (B, 1, H, W), and one
+                of grey images takes colour as brightness and two opponent colours.
             sigma: standard deviation of the noise, in the same units; one number, or one for each image (B,).
 
         Raises UsageError where the shape does not fit the network, or a conditioned prior has not been given its photo.
         """
+        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         if x.ndim == 4 and self.kind == "image" and x.shape[1] == 3 > self.channels:
-            return opponent.denoised(self.denoise, x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)))
+            return opponent.denoised(self.denoise, x, level)
         if x.ndim != 4 or x.shape[1] not in (1, self.channels):
             raise UsageError(f"The prior {self.name} takes (B, {self.channels}, H, W); this is {tuple(x.shape)}.")
         side = self.image_size
         if side is not None and self.features is None and x.shape[-2:] != (side, side):
             return self._in_tiles(x, sigma, side)
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         x0 = self._network(x.expand(-1, self.channels, -1, -1), level)
         return x0.mean(dim=1, keepdim=True) if x.shape[1] < self.channels else x0
 

@@ -89,7 +89,9 @@ def sample(
     )
     # A kernel that lies off its middle is one at the middle, with image and tilt shifted the other way.
     kernel, moved = kernels.centre(kernel_of(found["kernel"]))
-    image, tilt = (framed(found[name], beyond, moved.tolist()) for name, beyond in (("image", margin), ("tilt", radius)))
+    image, tilt = (
+        framed(found[name], beyond, moved.tolist()) for name, beyond in (("image", margin), ("tilt", radius))
+    )
     return (image + 1) / 2, kernel, unit * tilt
 
 

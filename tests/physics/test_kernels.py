@@ -75,7 +75,7 @@ def spiral(size: int) -> np.ndarray:
 def test_pieces_are_those_of_opencv(lit: np.ndarray) -> None:
     count, labels = cv2.connectedComponents(lit, connectivity=8)
     found = kernels._pieces(torch.from_numpy(lit > 0)).numpy()
-    pairs = {pair for pair in zip(labels[lit > 0].tolist(), found[lit > 0].tolist(), strict=True)}
+    pairs = set(zip(labels[lit > 0].tolist(), found[lit > 0].tolist(), strict=True))
     assert len(pairs) == count - 1 == len({number for _, number in pairs})
 
 
