@@ -85,7 +85,7 @@ class Convolution:
         return self.image(self.gathered(y))
 
     def spectrum(self, x: Tensor) -> Tensor:
-        """The spectrum of (B, C, H, W) with zeros beyond it, complex: products are those of images, times the pixels."""
+        """The spectrum of (B, C, H, W) with zeros beyond it, complex; products are of images, times the pixels."""
         return self.root * torch.fft.rfft2(x, s=self.padded)
 
     def image(self, spectrum: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ interrupted run loses none. What is learned from them is worked out anew each ti
 import io
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +22,10 @@ from blinddeblur.estimation.hypotheses import guessed, hypotheses, refined, to_r
 from blinddeblur.estimation.judging import Judge, Trial
 from blinddeblur.estimation.noise import estimate_sigma
 from blinddeblur.files.together import write_bytes
-from blinddeblur.physics.convolution import Blur, local_mean
-from blinddeblur.physics.measurement import Measurement, model_error
+from blinddeblur.physics.convolution import local_mean
+from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.prior import Prior
 from blinddeblur.samplers import fast
-from blinddeblur.samplers.deblurring import Deblurring
-from blinddeblur.samplers.restoration import restore
-from blinddeblur.samplers.schedule import Denoiser
 from blinddeblur.training.degraded import Degraded
 
 RULED_OUT = 2  # kernels that the spectrum rules out and that are restored with all the same: wrong ones teach as well
@@ -46,7 +42,7 @@ class Example:
     Attributes:
         features: (M, FEATURES), what the judgement goes by.
         alone: the same of those that are plain, without the others beside them.
-        gains: (M,) in dB over the photo, of the restorations in full.
+        gains: (M,) in dB over the photo.
         likelihoods: (M,), L in nats a pixel.
         plain: (M,), which of them reckon with the error of a true kernel and encoded values.
         blurred: nats a pixel by which some kernel explains the spectrum better than no blur.
@@ -85,7 +81,6 @@ def make(
     unlikely = sorted(set(range(1, len(kernels))) - {places[id(candidate.kernel)] for candidate in tried})
     chosen = rng.choice(unlikely, min(RULED_OUT, len(unlikely)), replace=False)
     tried += judge.restored(y, spectra, [Trial(index) for index in chosen.tolist()], sigma)
-    gains = gains_of([_kept_restoration(judge.denoise, y, c, sigma) for c in tried], y, given.truth)
     content = io.BytesIO()
     arrays = {f"k{index}": kernel.numpy() for index, kernel in enumerate(kernels)}
     arrays |= {
@@ -96,7 +91,6 @@ def make(
         "es": spectra.departures.numpy(),
         "rec": np.array([(places[id(c.kernel)], c.caution, c.linear, c.residual, c.roughness) for c in tried]),
         "ims": np.stack([c.image[0, 0].half().numpy() for c in tried]),
-        "gains": gains.numpy(),
         "kind": np.array(given.kind),
         "held_out": np.array(held_out),
         "seconds": np.array(time.monotonic() - start),
@@ -119,10 +113,12 @@ def read(path: Path) -> Example:
             y.y[0, 0].numel(),
         )
         tried = [_candidate(row, image, spectra) for row, image in zip(kept["rec"], kept["ims"], strict=True)]
+        truth = torch.from_numpy(kept["x"].astype(np.float32) / np.float32(WHITE))
+        before = psnr(y.y[0, 0], truth)
         return Example(
             features(y, spectra, tried, sigma),
             torch.cat([features(y, spectra, [candidate], sigma) for candidate in tried if _plain(candidate)]),
-            torch.from_numpy(kept["gains"]),
+            torch.tensor([psnr(candidate.image[0, 0].clamp(0, 1), truth) - before for candidate in tried]),
             torch.tensor([candidate.likelihood(sigma) for candidate in tried]),
             torch.tensor([_plain(candidate) for candidate in tried]),
             spectra.blurred,
@@ -132,19 +128,6 @@ def read(path: Path) -> Example:
         )
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise WeightsError(f"The example {path} is damaged. Delete it; another one will be made.") from error
-
-
-def _kept_restoration(denoise: Denoiser, y: Measurement, candidate: Candidate, sigma: float) -> Tensor:
-    """What the user would be given, (1, 1, H, W): in more steps than what is judged."""
-    asked, error = replace(y, linear=candidate.linear), candidate.caution * model_error(sigma)
-    return restore(Deblurring(denoise, asked, Blur.uniform(candidate.kernel), sigma, error=error))
-
-
-def gains_of(images: Sequence[Tensor], y: Measurement, truth: NDArray[np.float32]) -> Tensor:
-    """How many dB nearer than the photo images (1, 1, H, W) are to the truth (H, W), (M,)."""
-    sharp = torch.from_numpy(truth)
-    before = psnr(y.y[0, 0], sharp)
-    return torch.tensor([psnr(image[0, 0].clamp(0, 1), sharp) - before for image in images])
 
 
 def psnr(image: Tensor, truth: Tensor) -> float:
