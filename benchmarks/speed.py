@@ -31,11 +31,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import contenders
 from blinddeblur.commands.console import Console
 from blinddeblur.engine.pipeline import Engine
+from blinddeblur.estimation.candidates import Verdict
 from blinddeblur.files import decoding, encoding, kernel_files
 from blinddeblur.files.photo import Photo
 from blinddeblur.physics.convolution import blur
 from blinddeblur.priors.compact import CompactUNet
-from blinddeblur.progress import unheard
+from blinddeblur.progress import Progress, unheard
 from blinddeblur.settings import Settings
 from blinddeblur.training.random_kernels import random_kernel
 
@@ -174,11 +175,17 @@ def photo(name: str) -> NDArray[np.uint8]:
     return pixels[..., 0] if channels == 1 else pixels
 
 
+def restored(engine: Engine, pixels: NDArray[np.uint8], progress: Progress = unheard) -> None:
+    """Restore a photo all the way, whatever the judge expects of it."""
+    with patch.object(Verdict, "better", True):
+        engine.restore(pixels, progress)
+
+
 def counted(pixels: NDArray[np.uint8], device: str = "cpu") -> dict[str, Work]:
     """What each stage of a restoration takes, but for its seconds."""
     engine, counter = Engine(Settings(device=device)), Counter()
     with counter.counting():
-        engine.restore(pixels, counter.progress)
+        restored(engine, pixels, counter.progress)
     return dict(counter.stages)
 
 
@@ -194,9 +201,9 @@ def measured(name: str, device: str) -> tuple[dict[str, Work], float]:
     engine = Engine(Settings(device=device))
     if engine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(engine.device)
-        engine.restore(photo("grey"), unheard)  # the first one finds memory, and plans
+        restored(engine, photo("grey"))  # the first one finds memory, and plans
     clock = Clock(engine.device)
-    engine.restore(pixels, clock.progress)
+    restored(engine, pixels, clock.progress)
     clock.progress("", 1, 1)
     for stage, seconds in clock.seconds.items():
         stages.setdefault(stage, Work()).seconds = seconds

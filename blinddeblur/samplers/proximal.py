@@ -14,10 +14,11 @@ from blinddeblur.solvers import conjugate_gradient, toeplitz
 IMAGE_ITERATIONS = 6  # the solution but for some 45 dB; without preconditioning, 12 came to 35
 KERNEL_ITERATIONS = 15
 LEAST_WEIGHT = 0.003  # of an image step: less reaches so far that tiles would differ
-# Of the kernel, relative to the energy of the image's gradients: what steps say that see other noise is averaged. From
-# twelve classical guesses of training photos refinement came to an agreement with the truth of .668 with .3, to .682
-# with .8 and to .662 with 1.6; from twelve that were nearer to .849, .874 and less (RESULTS.md).
-INERTIA = 0.8
+# Of the kernel, relative to the energy of the image's gradients: what steps say that see other noise is averaged. Twelve
+# steps at full size came to an agreement with the truth of .668 with .3, .682 with .8 and .662 with 1.6 from classical
+# guesses of twelve training photos, and to .849, .874 and .880 from nearer; the six of each level of a pyramid to .943
+# with .3 and .927 with .8 on eight (RESULTS.md).
+INERTIA = 0.5
 
 
 def image_step(x0: Tensor, y: Measurement, blur: Blur, weight: float, iterations: int = IMAGE_ITERATIONS) -> Tensor:
