@@ -14,11 +14,9 @@ from blinddeblur.solvers import conjugate_gradient, toeplitz
 IMAGE_ITERATIONS = 6  # the solution but for some 45 dB; without preconditioning, 12 came to 35
 KERNEL_ITERATIONS = 15
 LEAST_WEIGHT = 0.003  # of an image step: less reaches so far that tiles would differ
-# Of the kernel, relative to the energy of the image's gradients: what steps say that see other noise is averaged. Twelve
-# steps at full size came to an agreement with the truth of .668 with .3, .682 with .8 and .662 with 1.6 from classical
-# guesses of twelve training photos, and to .849, .874 and .880 from nearer; the six of each level of a pyramid to .943
-# with .3 and .927 with .8 on eight (RESULTS.md).
-INERTIA = 0.5
+# Of the kernel, relative to the energy of the image's gradients. Twelve steps at full size come nearer to the truth with
+# .8 (.87 instead of .85 on twelve training photos), the six of each level of a pyramid less near (.927 instead of .943).
+INERTIA = 0.3
 
 
 def image_step(x0: Tensor, y: Measurement, blur: Blur, weight: float, iterations: int = IMAGE_ITERATIONS) -> Tensor:
