@@ -20,6 +20,7 @@ from blinddeblur.estimation.first_kernel import classical_guess, first_kernel
 from blinddeblur.physics import kernels
 from blinddeblur.physics.convolution import blur
 from blinddeblur.progress import Step
+from blinddeblur.samplers.restoration import STEPS
 from blinddeblur.settings import CHOICES, Settings
 from blinddeblur.tiles import Tile
 
@@ -44,7 +45,7 @@ def test_colour_with_a_known_kernel() -> None:
     result = blinddeblur.restore(y, progress=lambda *stage: seen.append(stage), kernel=kernel, device="cpu")
     assert psnr(result.image, x) > psnr(y, x) + 4
     np.testing.assert_allclose(result.kernel, kernel, atol=1e-7)
-    assert seen[-1] == ("restoration", 8, 8)
+    assert seen[-1] == ("restoration", STEPS, STEPS)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])

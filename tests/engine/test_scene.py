@@ -18,6 +18,7 @@ from blinddeblur.physics.tilt import enlarged, warp
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.kolmogorov import KolmogorovTilt
 from blinddeblur.progress import Step
+from blinddeblur.samplers.restoration import STEPS
 from blinddeblur.settings import SequenceSettings, Settings
 from blinddeblur.weights.manifest import find, manifest
 
@@ -135,7 +136,7 @@ def test_a_kernel_that_is_known(knowing: TurbulenceEngine, light: str) -> None:
     result = knowing.restore(frames, lambda *stage: told.append(stage))
     np.testing.assert_allclose(result.kernel, KNOWN, atol=1e-6)
     assert list(dict.fromkeys(stage for stage, _, _ in told)) == ["registration", "tilt and blur", "restoration"]
-    for stage, last in (("registration", 3 * len(frames)), ("tilt and blur", 2), ("restoration", 8)):
+    for stage, last in (("registration", 3 * len(frames)), ("tilt and blur", 2), ("restoration", STEPS)):
         assert [t for t in told if t[0] == stage][-1] == (stage, last, last)
     even = engine_with(kernel=np.ones((2, 4)), prior=light).restore(frames)
     assert even.kernel.shape == (5, 5)
