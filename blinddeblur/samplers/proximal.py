@@ -14,8 +14,8 @@ from blinddeblur.solvers import conjugate_gradient, toeplitz
 IMAGE_ITERATIONS = 6  # the solution but for some 45 dB; without preconditioning, 12 came to 35
 KERNEL_ITERATIONS = 15
 LEAST_WEIGHT = 0.003  # of an image step: less reaches so far that tiles would differ
-# Of the kernel, relative to the energy of the image's gradients. Twelve steps at full size come nearer to the truth with
-# .8 (.87 instead of .85 on twelve training photos), the six of each level of a pyramid less near (.927 instead of .943).
+# Of the kernel, relative to the energy of the image's gradients. On twelve training photos twelve steps at full size
+# come nearer to the truth with .8 (.87, not .85); the six of each level of a pyramid less near (.927, not .943).
 INERTIA = 0.3
 
 
