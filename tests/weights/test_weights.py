@@ -137,6 +137,7 @@ def test_shipped_manifest_lists_every_prior() -> None:
     entries = manifest()
     kinds = {
         "photo": "image",
+        "photo-grey": "image",
         "kernel": "kernel",
         "photo-kernel": "kernel",
         "photo-spectra": "spectra",
@@ -147,7 +148,7 @@ def test_shipped_manifest_lists_every_prior() -> None:
         "blinddps-tilt": "tilt",
     }
     assert {name: entry.kind for name, entry in entries.items()} == kinds
-    bundled = ["photo", "kernel", "photo-kernel", "photo-spectra", "judge"]
+    bundled = ["photo", "photo-grey", "kernel", "photo-kernel", "photo-spectra", "judge"]
     assert [name for name, entry in entries.items() if entry.bundled] == bundled
     for name, entry in entries.items():
         assert entry.name == name
@@ -171,7 +172,7 @@ def test_shipped_manifest_says_what_is_unpublished() -> None:
 
 def test_bundled_files_are_as_listed() -> None:
     bundled = [entry for entry in manifest().values() if entry.bundled]
-    assert [status(entry, hashed=True).state for entry in bundled] == [State.BUNDLED] * 5
+    assert [status(entry, hashed=True).state for entry in bundled] == [State.BUNDLED] * 6
     assert sum(entry.size or 0 for entry in bundled) < 40e6
 
 
@@ -250,7 +251,9 @@ def test_missing_manifest(tmp_path: Path) -> None:
 
 def test_find() -> None:
     assert find("ffhq-256").file == "ffhq_10m.pt"
-    with pytest.raises(UsageError, match=r"named ffhq.*photo, kernel, photo-kernel, photo-spectra, judge, ffhq-256"):
+    with pytest.raises(
+        UsageError, match=r"named ffhq.*photo, photo-grey, kernel, photo-kernel, photo-spectra, judge, ffhq-256"
+    ):
         find("ffhq")
 
 
