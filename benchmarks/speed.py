@@ -9,7 +9,6 @@ numbers say. Launches are operations of torch, of which most are one kernel on a
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,10 +28,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import contenders
+from benchmarks.results import Results, Row
+from benchmarks.running import Bench
+from benchmarks.sets import Case
 from blinddeblur.commands.console import Console
 from blinddeblur.engine.pipeline import Engine
 from blinddeblur.estimation.candidates import Verdict
-from blinddeblur.files import decoding, encoding, kernel_files
+from blinddeblur.files import decoding, encoding
 from blinddeblur.files.photo import Photo
 from blinddeblur.physics.convolution import blur
 from blinddeblur.priors.compact import CompactUNet
@@ -197,7 +199,8 @@ def total(stages: dict[str, Work]) -> Work:
 
 def measured(name: str, device: str) -> tuple[dict[str, Work], float]:
     """Each stage, and the peak of memory in MB: of the GPU, or so far of this process."""
-    pixels, stages = photo(name), counted(photo(name), device)
+    pixels = photo(name)
+    stages = counted(pixels, device)
     engine = Engine(Settings(device=device))
     if engine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(engine.device)
@@ -212,36 +215,25 @@ def measured(name: str, device: str) -> tuple[dict[str, Work], float]:
     return stages, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def peers_seconds(name: str) -> dict[str, float]:
-    """Seconds that programs of others take, those that are installed."""
-    took = {}
+def of_commands(name: str) -> list[Row]:
+    """What the whole command takes, and programs of others, those that are installed."""
+    known = contenders.load()
+    installed = [key for key in PEERS if not known.peers[key].missing()]
+    chosen = known.chosen([contenders.FIRST], installed)
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        pixels = photo(name)
+        home, pixels = Path(folder), photo(name)
         encoding.write(Photo(pixels.reshape(*pixels.shape[:2], -1)), home / "blurred.png")
-        kernel_files.write_kernel(random_kernel(np.random.default_rng(1), 31, EXTENT, "shake"), home / "kernel")
-        for key in PEERS:
-            peer = contenders.load().peers[key]
-            if not peer.missing():
-                (home / key).mkdir()
-                values = dict.fromkeys(contenders.PLACEHOLDERS, "0") | {
-                    "python": sys.executable,
-                    "blurred": f"{home}/blurred.png",
-                    "output": f"{home}/{key}",
-                    "kernel": f"{home}/kernel",
-                    "kernel_size": "31",
-                }
-                start = time.perf_counter()
-                subprocess.run(peer.filled(values), check=True)
-                took[key] = time.perf_counter() - start
-    return took
+        results = Results(Row, home / "out", {"set": name}, {one.key: list(one.command) for one in chosen})
+        rows: list[Row] = []
+        Bench([Case(name, home / "blurred.png")], results, home / "out", [0], 1, rows.append).run(chosen)
+    return [row for row in rows if row.contender != contenders.BLURRED]
 
 
 def main(
     cases: Annotated[list[str] | None, typer.Argument(metavar="[grey|colour|1mp|12mp]...")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
     peers: Annotated[
-        bool, typer.Option("--peers", help="Programs of others as well, those that are installed.")
+        bool, typer.Option("--peers", help="The whole command as well, and programs of others that are installed.")
     ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="All figures.")] = None,
 ) -> None:
@@ -257,8 +249,8 @@ def main(
             ["stage", "networks", "Mpx", "GMAC", "transforms", "Mpoints", "launches", "waits", "GB", "s"], rows
         )
         if peers:
-            for peer, seconds in peers_seconds(name).items():
-                console.say(f"{peer}: {seconds:.1f} s")
+            for row in of_commands(name):
+                console.say(f"{row.contender}: {row.failure or f'{row.seconds:.1f} s, {row.peak:.0f} MB'}")
     if output is not None:
         output.write_text(json.dumps(kept, indent=2), encoding="utf-8")
 

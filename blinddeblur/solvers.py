@@ -49,14 +49,17 @@ def conjugate_gradient(
     return x
 
 
-def toeplitz(lags: Tensor) -> Callable[[Tensor], Tensor]:
-    """The map x -> crop(lags * x) of (B, K, K), a product with a symmetric block Toeplitz matrix with Toeplitz blocks.
+def toeplitz(correlation: Tensor, size: int) -> Callable[[Tensor], Tensor]:
+    """The map x -> crop(correlation * x) of (B, K, K), a product with a block Toeplitz matrix of such blocks.
 
     Args:
-        lags: (2 K - 1, 2 K - 1), an autocorrelation, its middle at no lag.
+        correlation: (H, W), at least 2 K - 1 each, an autocorrelation as a transform gives it: no lag comes first, and
+            negative lags are at the end.
+        size: K.
     """
-    reach = lags.shape[-1] // 2
-    shape = fast_shape((2 * reach + 2, 2 * reach + 2))
+    reach = size - 1
+    shape = fast_shape((2 * size, 2 * size))
+    lags = torch.roll(correlation, (reach, reach), dims=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
     transfer = torch.fft.rfft2(lags, s=shape)
 
     def product(x: Tensor) -> Tensor:

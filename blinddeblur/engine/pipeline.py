@@ -34,7 +34,7 @@ from blinddeblur.progress import Callback, Progress, Step, both, unheard, unseen
 from blinddeblur.samplers import blinddps, posterior
 from blinddeblur.samplers.deblurring import residual
 from blinddeblur.samplers.schedule import Diffusion
-from blinddeblur.settings import LARGEST_PRIOR_KERNEL, Settings
+from blinddeblur.settings import DEFAULT_METHOD, LARGEST_PRIOR_KERNEL, Settings
 from blinddeblur.tiles import grid
 
 ESTIMATION_SIDE = 448  # pixels a side of the part that the kernel is estimated on: more takes time
@@ -89,7 +89,8 @@ class Engine:
         settings = self.settings
         self.device = find_device(settings.device)
         self.prior = load_prior(settings.effective_prior, self.device, kind="image")
-        self.grey_prior = load_prior("photo-grey", self.device)
+        searching = DEFAULT_METHOD.prior
+        self.grey_prior = self.prior if settings.effective_prior == searching else load_prior(searching, self.device)
         self.spectra, self.judgement = load_spectra(device=self.device), load_judgement()
         if settings.kernel is None:
             name = "photo-kernel" if settings.conditioned else "kernel"

@@ -161,8 +161,7 @@ class Verdict:
 
 
 def _aligned(kernel: Tensor, reference: Tensor) -> Tensor:
-    size = max(kernel.shape[-1], reference.shape[-1])
-    return kernels.trimmed(kernels.aligned(kernels.fitted(kernel, size), kernels.fitted(reference, size)), 0)
+    return kernels.trimmed(kernels.aligned(*kernels.stacked([kernel, reference])), 0)
 
 
 def image_term(rest: float, roughness: float, sigma: float) -> float:

@@ -140,8 +140,7 @@ def _explaining_kernel(edges: Tensor, target: Tensor, size: int) -> Tensor:
     product = torch.fft.irfft2((spectrum.conj() * torch.fft.rfft2(target, s=shape)).sum(dim=(0, 1)), s=shape)
     radius = size // 2
     right = torch.roll(product, (radius, radius), dims=(0, 1))[:size, :size]
-    reach, ridge = size - 1, RIDGE * power[0, 0]
-    product_with = toeplitz(torch.roll(power, (reach, reach), dims=(0, 1))[: 2 * reach + 1, : 2 * reach + 1])
+    product_with, ridge = toeplitz(power, size), RIDGE * power[0, 0]
     start = torch.zeros_like(right)[None]
     return conjugate_gradient(lambda k: product_with(k) + ridge * k, right[None], start, ITERATIONS)[0]
 

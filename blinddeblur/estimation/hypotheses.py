@@ -148,12 +148,10 @@ def from_coarse_to_fine(
             climbs = [climbs[int(index)] for index in best[:KEPT]]
         small = y.map(lambda pixels, factor=factor: _shrunk(pixels, factor))  # type: ignore[misc]
         higher = []
-        for climb in climbs:
-            with (
-                threads_for(small.y.numel()),
-                suppress(EstimationError),
-            ):  # nothing was left of it: the others will tell
-                higher.append(climb.to(denoise, small, sigma / min(factor, LEAST_NOISE), before / factor, steps))
+        with threads_for(small.y.numel()):
+            for climb in climbs:
+                with suppress(EstimationError):  # nothing was left of it: the others will tell
+                    higher.append(climb.to(denoise, small, sigma / min(factor, LEAST_NOISE), before / factor, steps))
         climbs, before = higher, factor
     progress(len(factors), len(factors))
     return [climb.kernel for climb in climbs]

@@ -119,17 +119,16 @@ class Judge:
 
     def restored(self, y: Measurement, spectra: Spectra, chosen: Sequence[Trial], sigma: float) -> list[Candidate]:
         """What kernels come to whose spectra were looked at."""
+        trials = [replace(trial, linear=bool(self.linear) or trial.linear) for trial in chosen]
         images, seen = [], []
-        for way in chosen:
-            asked = replace(y, linear=bool(self.linear) or way.linear)
-            image, rest, rough = short_restoration(self.denoise, asked, spectra.kernels[way.index], sigma, way.caution)
+        for trial in trials:
+            kernel, asked = spectra.kernels[trial.index], replace(y, linear=trial.linear)
+            image, rest, rough = short_restoration(self.denoise, asked, kernel, sigma, trial.caution)
             images.append(image)
-            seen.append(torch.stack([spectra.values[way.index], spectra.departures[way.index], rest, rough]))
+            seen.append(torch.stack([spectra.values[trial.index], spectra.departures[trial.index], rest, rough]))
         return [
-            Candidate(
-                spectra.kernels[way.index], way.caution, bool(self.linear) or way.linear, value, e, image, rest, rough
-            )
-            for way, image, (value, e, rest, rough) in zip(chosen, images, torch.stack(seen).tolist(), strict=True)
+            Candidate(spectra.kernels[trial.index], trial.caution, trial.linear, value, e, image, rest, rough)
+            for trial, image, (value, e, rest, rough) in zip(trials, images, torch.stack(seen).tolist(), strict=True)
         ]
 
 

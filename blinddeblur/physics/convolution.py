@@ -138,10 +138,8 @@ class ConvolutionOfKernel:
         return torch.fft.irfft2(product, s=self.padded)[: self.size, : self.size]
 
     def autocorrelation(self) -> Tensor:
-        """(2 K - 1, 2 K - 1), that of x as if it went on at its other edge: k * it is then adjoint(forward(k))."""
-        whole = torch.fft.irfft2(self.spectrum.abs().square().sum(dim=(0, 1)), s=self.padded)
-        reach = self.size - 1
-        return torch.roll(whole, (reach, reach), dims=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
+        """That of x as if it went on at its other edge, no lag first: k * it is then adjoint(forward(k))."""
+        return torch.fft.irfft2(self.spectrum.abs().square().sum(dim=(0, 1)), s=self.padded)
 
 
 def blur(x: Tensor, kernel: Tensor) -> Tensor:

@@ -144,8 +144,7 @@ def agreement(kernel: Tensor, other: Tensor) -> Tensor:
 
 def likeness(kernel: Tensor, other: Tensor) -> float:
     """The `agreement` of two kernels (K, K) whose sides may differ."""
-    size = max(kernel.shape[-1], other.shape[-1])
-    return float(agreement(fitted(kernel, size), fitted(other, size)))
+    return float(agreement(*stacked([kernel, other])))
 
 
 def resized(kernel: Tensor, size: int, scale: float) -> Tensor:
