@@ -38,9 +38,11 @@ def grid(height: int, width: int, side: int, overlap: int) -> list[Tile]:
     return [Tile(top, left, min(side, height), min(side, width)) for top in rows for left in columns]
 
 
-def spread(height: int, width: int, rows: int, columns: int, side: int) -> list[Tile]:
-    """So many tiles, row by row, that cover an image evenly, each at least `side` x `side` pixels."""
-    high, wide = max(side, -(-height // rows)), max(side, -(-width // columns))
+def spread(height: int, width: int, rows: int, columns: int, side: int, overlap: int = 0) -> list[Tile]:
+    """So many tiles, row by row, that cover an image evenly, each at least `side` x `side` pixels, and as small as that
+    and their overlap allow."""
+    high = max(side, -(-(height + (rows - 1) * overlap) // rows))
+    wide = max(side, -(-(width + (columns - 1) * overlap) // columns))
     tops, lefts = evenly(height - high, rows), evenly(width - wide, columns)
     return [Tile(top, left, high, wide) for top in tops for left in lefts]
 
@@ -65,15 +67,20 @@ class Tiling:
         side: of the largest tile, in pixels.
         overlap: of neighbours, at least; less than side.
         rim: see `bands`.
+        exact: whether tiles have that side even where as many smaller ones suffice.
     """
 
     side: int
     overlap: int
     rim: int
+    exact: bool = False
 
     def tiles(self, height: int, width: int) -> list[Tile]:
         """The tiles of an image, before any turns out to be too large."""
-        return grid(height, width, self.side, self.overlap)
+        if self.exact:
+            return grid(height, width, self.side, self.overlap)
+        rows, columns = (len(_starts(extent, self.side, self.overlap)) for extent in (height, width))
+        return spread(height, width, rows, columns, 1, self.overlap)
 
     def bands(self, height: int, width: int, work: Callable[[int, Tile], Tensor]) -> Iterator[tuple[int, Tensor]]:
         """The image that `work`, which knows what is done there, makes tile by tile, as `bands` yields it.

@@ -1,5 +1,7 @@
 """Tiles cover the image, and blending them gives it back."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,6 +25,25 @@ def test_tiles_cover_and_overlap(height: int, width: int, side: int, overlap: in
         assert starts[0] == 0
         assert ends[-1] == extent
         assert all(end - following >= overlap for end, following in zip(ends, starts[1:], strict=False)), length
+
+
+@given(extents, extents, st.integers(20, 64), st.integers(2, 18), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_tiles_of_a_tiling_are_no_larger_than_they_need_to_be(
+    height: int, width: int, side: int, overlap: int, exact: bool
+) -> None:
+    tiles = Tiling(side, overlap, 0, exact).tiles(height, width)
+    whole = grid(height, width, side, overlap)
+    assert len(tiles) == len(whole)
+    (high, wide), *others = {(t.height, t.width) for t in tiles}
+    assert not others
+    for start, length, extent in (("top", high, height), ("left", wide, width)):
+        starts = sorted({getattr(t, start) for t in tiles})
+        assert starts[0] == 0
+        assert starts[-1] + length == extent
+        assert all(following - before <= length - overlap for before, following in itertools.pairwise(starts))
+        needed = -(-(extent + (len(starts) - 1) * overlap) // len(starts))
+        assert length == (min(side, extent) if exact else needed) <= side
 
 
 @given(extents, extents, st.integers(0, 3))
@@ -85,7 +106,7 @@ def test_bands_come_as_soon_as_they_are_finished() -> None:
     ],
 )
 def test_tiles_are_halved_where_memory_ends(error: Exception) -> None:
-    image, sides = torch.rand(1, 3, 200, 150), []
+    image, sides = torch.rand(1, 3, 230, 150), []
 
     def work(index: int, tile: Tile) -> torch.Tensor:
         sides.append(max(tile.height, tile.width))
@@ -93,7 +114,7 @@ def test_tiles_are_halved_where_memory_ends(error: Exception) -> None:
             raise error
         return tile.of(image)
 
-    whole = torch.cat([band for _, band in Tiling(120, 10, 2).bands(200, 150, work)], dim=-2)
+    whole = torch.cat([band for _, band in Tiling(120, 10, 2).bands(230, 150, work)], dim=-2)
     torch.testing.assert_close(whole, image)  # no tile is passed over
     assert sides[:3] == [120, 60, 30]
     assert max(sides[3:]) <= 30  # what was too large is not tried again

@@ -147,8 +147,8 @@ class TiledRestoration:
         fade = FADE if settings.overlap is None else settings.overlap
         overlap = 2 * rim + fade
         side = settings.tile or max(self.larger * settings.traits.tile, 2 * overlap)
-        if settings.traits.gradients and self.prior.image_size is not None:
-            known = self.prior.image_size
+        known = self.prior.image_size if settings.traits.gradients else None
+        if known is not None:
             side = known - (size - 1)  # its network takes no other
             if side <= overlap:
                 largest = 2 * max(0, (known - fade - 1) // 4) + 1
@@ -162,4 +162,4 @@ class TiledRestoration:
             raise UsageError(
                 f"With this blur neighbouring tiles overlap by {overlap} pixels. Give a --tile of more than that."
             )
-        return Tiling(side, overlap, rim)
+        return Tiling(side, overlap, rim, exact=known is not None)
