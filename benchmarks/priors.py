@@ -90,7 +90,7 @@ def conditioned(photos: Photos, prior: str = "photo-kernel", plain: str = "kerne
         y = y + 0.01 * torch.randn(y.shape, generator=generator)
         clean = kernels.to_prior(kernel)
         given = known.given(y, 0.01).denoise
-        row = [kernels.to_prior(first_kernel(y, 47))]
+        row = [kernels.to_prior(first_kernel(y, 47)[0])]
         for sigma in (*KERNEL_SIGMAS, KNOWS_NOTHING):
             noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
             row += [unknown(noisy, sigma), given(noisy, sigma)]

@@ -55,7 +55,7 @@ class Method:
 
 
 METHODS = {
-    "fast": Method(steps=12, prior="photo-grey", refines=True, linear=True, cost=3),
+    "fast": Method(steps=12, prior="photo-fine", refines=True, linear=True, cost=3),
     "blinddps": Method(steps=1000, joint=True, gradients=True, tile=192, cost=4, choices=("kernel_prior", "sparsity")),
     "dps": Method(steps=1000, gradients=True, tile=192, cost=4, choices=("noise",)),
     "ddnm": Method(steps=100),
@@ -65,6 +65,7 @@ SEQUENCE_METHODS = {
     "fast": Method(steps=12, refines=True),
     "blinddps": Method(steps=1000, joint=True, gradients=True),
 }
+SEARCH_PRIOR = "photo-grey"  # of images, with which kernels are looked for and judged
 DEFAULT_METHOD = METHODS["fast"]  # whose estimate of the kernel the methods take that make none
 
 

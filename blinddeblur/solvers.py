@@ -53,13 +53,13 @@ def toeplitz(correlation: Tensor, size: int) -> Callable[[Tensor], Tensor]:
     """The map x -> crop(correlation * x) of (B, K, K), a product with a block Toeplitz matrix of such blocks.
 
     Args:
-        correlation: (H, W), at least 2 K - 1 each, an autocorrelation as a transform gives it: no lag comes first, and
-            negative lags are at the end.
+        correlation: (..., H, W), at least 2 K - 1 each, an autocorrelation as a transform gives it: no lag comes
+            first, and negative lags are at the end.
         size: K.
     """
     reach = size - 1
     shape = fast_shape((2 * size, 2 * size))
-    lags = torch.roll(correlation, (reach, reach), dims=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
+    lags = torch.roll(correlation, (reach, reach), dims=(-2, -1))[..., : 2 * reach + 1, : 2 * reach + 1]
     transfer = torch.fft.rfft2(lags, s=shape)
 
     def product(x: Tensor) -> Tensor:

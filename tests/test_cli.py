@@ -157,12 +157,12 @@ def test_json_says_everything(tmp_path: Path) -> None:
     assert Path(good["kernel_preview"]).exists()
     assert (good["method"], good["prior"], good["seed"], good["sigma"], good["kernel_size"]) == (
         "fast",
-        "photo-grey",
+        "photo-fine",
         5,
         0.01,
         9,
     )
-    assert good["prior_sha256"] == find("photo-grey").sha256
+    assert good["prior_sha256"] == find("photo-fine").sha256
     assert good["seconds"] > 0
     assert 0 < good["residual"] < 0.1
     assert bad["input"] == str(tmp_path / "missing.png")
@@ -541,8 +541,8 @@ def test_missing_weights_name_the_command(tmp_path: Path) -> None:
 
 
 def test_damaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "photo-grey.safetensors").write_bytes(b"damaged")
-    monkeypatch.setitem(manifest(), "photo-grey", replace(find("photo-grey"), home=tmp_path))
+    (tmp_path / "photo-fine.safetensors").write_bytes(b"damaged")
+    monkeypatch.setitem(manifest(), "photo-fine", replace(find("photo-fine"), home=tmp_path))
     result = run("restore", make(tmp_path / "a.png"), *QUICK)
     assert result.exit_code == 3
     assert "damaged" in result.stderr

@@ -9,13 +9,13 @@ from blinddeblur.samplers import restoration
 from blinddeblur.settings import DEFAULT_METHOD, Settings
 
 UNIT = 256  # pixels of a square that the network is timed on
-HYPOTHESES_COST = 200  # evaluations of the grey prior over such a square that finding and judging kernels on it costs
+HYPOTHESES_COST = 200  # evaluations of the search prior over such a square that finding and judging kernels on it costs
 REFINEMENT_COST = 40  # evaluations over the square that the kernel is estimated on
 
 
 def seconds(
     prior: Prior,
-    grey_prior: Prior,
+    search_prior: Prior,
     settings: Settings,
     device: torch.device,
     height: int,
@@ -26,7 +26,7 @@ def seconds(
 
     Args:
         prior: of the image.
-        grey_prior: that the kernel is looked for with.
+        search_prior: that the kernel is looked for with.
         settings: of the restoration.
         device: that the prior is on, and that would do the work.
         height, width: of the photo, in pixels.
@@ -38,7 +38,7 @@ def seconds(
     if settings.kernel is None and not method.joint:
         length = settings.kernel_steps / DEFAULT_METHOD.steps
         work = HYPOTHESES_COST * min(area, 1) + REFINEMENT_COST * min(area, (estimation_side / UNIT) ** 2)
-        took += _evaluation(grey_prior, 1, device) * length * work
+        took += _evaluation(search_prior, 1, device) * length * work
     return took
 
 

@@ -34,7 +34,7 @@ from blinddeblur.progress import Callback, Progress, Step, both, unheard, unseen
 from blinddeblur.samplers import blinddps, posterior
 from blinddeblur.samplers.deblurring import residual
 from blinddeblur.samplers.schedule import Diffusion
-from blinddeblur.settings import DEFAULT_METHOD, LARGEST_PRIOR_KERNEL, Settings
+from blinddeblur.settings import LARGEST_PRIOR_KERNEL, SEARCH_PRIOR, Settings
 from blinddeblur.tiles import grid
 
 ESTIMATION_SIDE = 448  # pixels a side of the part that the kernel is estimated on: more takes time
@@ -89,8 +89,8 @@ class Engine:
         settings = self.settings
         self.device = find_device(settings.device)
         self.prior = load_prior(settings.effective_prior, self.device, kind="image")
-        searching = DEFAULT_METHOD.prior
-        self.grey_prior = self.prior if settings.effective_prior == searching else load_prior(searching, self.device)
+        loaded = {prior.name: prior for prior in (self.prior, self.prior.grey) if prior is not None}
+        self.search_prior = loaded.get(SEARCH_PRIOR) or load_prior(SEARCH_PRIOR, self.device)
         self.spectra, self.judgement = load_spectra(device=self.device), load_judgement()
         if settings.kernel is None:
             name = "photo-kernel" if settings.conditioned else "kernel"
@@ -98,7 +98,7 @@ class Engine:
 
     def finder(self, photo: Pixels) -> BlurFinder:
         """What finds the blur of a photo."""
-        judge = Judge(self.grey_prior.denoise, self.spectra, self.judgement, self.settings.linear)
+        judge = Judge(self.search_prior.denoise, self.spectra, self.judgement, self.settings.linear)
         return BlurFinder(
             photo,
             self.settings,
@@ -179,7 +179,7 @@ class Engine:
     def forecast(self, height: int, width: int) -> float:
         """Roughly how many seconds `restore` takes for a photo of that size, by a quick look at this machine."""
         return forecast.seconds(
-            self.prior, self.grey_prior, self.settings, self.device, height, width, self.estimation_side
+            self.prior, self.search_prior, self.settings, self.device, height, width, self.estimation_side
         )
 
     def _tiled(self, judged: Candidate | None = None) -> TiledRestoration:
@@ -262,7 +262,7 @@ class Engine:
         image, kernel = blinddps.sample(
             self.prior.predict,
             self._kernel_diffusion(photo),
-            y.expand(-1, self.prior.channels, -1, -1),
+            y.expand(-1, max(self.prior.channels, y.shape[1]), -1, -1),
             kernel_size=size,
             steps=steps,
             sparsity=settings.sparsity,

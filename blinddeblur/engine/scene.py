@@ -229,7 +229,7 @@ class TurbulenceEngine:
             self.prior.predict,
             self.kernel_prior.predict,
             self.tilt_prior.predict,
-            y.expand(-1, self.prior.channels, -1, -1),
+            y.expand(-1, max(self.prior.channels, y.shape[1]), -1, -1),
             size,
             self.tilt_unit,
             steps=steps,

@@ -228,7 +228,7 @@ def _seen(y: Tensor, x: Tensor, sigma: float, near: Range, anywhere: Range) -> l
 
     change, square = mean((x - y).abs()) + TINY, mean((x - y).square()) + TINY**2
     nowhere = _outside(x, *anywhere)
-    steepness = gradients(x).abs().reshape(2, len(x), -1).transpose(0, 1).flatten(1)
+    steepness = gradients(x).abs().flatten(1)
     usual, steep = torch.quantile(steepness, y.new_tensor(EDGES), dim=1)
     return [
         square.sqrt().log() - math.log(sigma),

@@ -40,10 +40,13 @@ ALL = 0.999  # of the mass: no pixel of a trace of 50, cut at a twentieth of its
 
 
 def classical_guess(y: Tensor, size: int | None) -> Tensor:
-    """The guess by salient edges; unless its size is given, its array grows until the rim of the estimate is empty."""
+    """The guess by salient edges; unless its size is given, its array grows until the rim of the estimate is empty.
+
+    Raises EstimationError where nothing is left of the estimate, as in a photo without any texture.
+    """
     limit = kernels.largest(y.shape)
     for candidate in SIZES if size is None else (size,):
-        kernel = first_kernel(y, min(candidate, limit))
+        kernel = kernels.required(first_kernel(y, min(candidate, limit))[0])
         if candidate >= limit or not touches_rim(kernel):
             break
     return kernel
@@ -55,27 +58,28 @@ def touches_rim(kernel: Tensor) -> bool:
 
 
 def first_kernel(y: Tensor, size: int) -> Tensor:
-    """Estimate the kernel of a blurred image: (K, K), not negative, sums to 1, centred.
+    """Estimate the kernels of blurred images: (B, K, K), not negative, each sums to 1, centred.
 
     Args:
-        y: (1, C, H, W) in [0, 1]; channels are averaged.
+        y: (B, C, H, W) in [0, 1]; channels are averaged.
         size: K, odd: side of the array the kernel has to fit into.
 
-    Raises EstimationError where nothing is left of the estimate, as in a photo without any texture.
+    Where nothing is left of an estimate, it is not numbers; see `kernels.remains`.
     """
     grey = y.mean(dim=1, keepdim=True)
-    steepness = gradients(grey).square().sum(dim=0).sqrt().quantile(0.99)
-    grey = grey * torch.minimum(CONTRAST / grey.std(), EDGE / steepness).nan_to_num(1, 1, 1)
+    steepness = gradients(grey).square().sum(dim=1).sqrt().flatten(1).quantile(0.99, dim=1)
+    scale = torch.minimum(CONTRAST / grey.flatten(1).std(dim=1), EDGE / steepness).nan_to_num(1, 1, 1)
+    grey = scale[:, None, None, None] * grey
     sizes = _pyramid(size)
-    kernel = torch.zeros(sizes[0], sizes[0], device=y.device)
-    kernel[sizes[0] // 2, sizes[0] // 2 - 1 : sizes[0] // 2 + 1] = 0.5
+    kernel = torch.zeros(len(y), sizes[0], sizes[0], device=y.device)
+    kernel[:, sizes[0] // 2, sizes[0] // 2 - 1 : sizes[0] // 2 + 1] = 0.5
     for previous, current in zip([sizes[0], *sizes], sizes, strict=False):
         if current != previous:
             kernel = kernels.resized(kernel, current, current / previous)
         level = _shrunk(grey, current / size)
         with threads_for(level.numel()):
             kernel = _at_one_level(level, kernel)
-    return kernels.required(kernel)
+    return kernel
 
 
 def _pyramid(size: int) -> list[int]:
@@ -116,12 +120,12 @@ def _few_gradients(y: Tensor, kernel: Tensor, sparsity: float) -> Tensor:
     impulse[..., 0, 0] = 1
     differences = torch.fft.rfft2(_circular_gradients(impulse))
     data = transfer.conj() * torch.fft.rfft2(y)
-    blur_power, gradient_power = transfer.abs() ** 2, (differences.abs() ** 2).sum(dim=0, keepdim=True)
+    blur_power, gradient_power = transfer.abs() ** 2, (differences.abs() ** 2).sum(dim=1, keepdim=True)
     x, coupling = y, 2 * sparsity
     while coupling < STIFFEST:
         gradient = _circular_gradients(x)
-        kept = (gradient**2).sum(dim=0, keepdim=True) >= sparsity / coupling
-        pull = (differences.conj() * torch.fft.rfft2(gradient * kept)).sum(dim=0, keepdim=True)
+        kept = (gradient**2).sum(dim=1, keepdim=True) >= sparsity / coupling
+        pull = (differences.conj() * torch.fft.rfft2(gradient * kept)).sum(dim=1, keepdim=True)
         spectrum = (data + coupling * pull) / (blur_power + coupling * gradient_power)
         x = torch.fft.irfft2(spectrum, s=shape)
         coupling *= GROWTH
@@ -129,32 +133,31 @@ def _few_gradients(y: Tensor, kernel: Tensor, sparsity: float) -> Tensor:
 
 
 def _explaining_kernel(edges: Tensor, target: Tensor, size: int) -> Tensor:
-    """argmin over k of |edges * k - target|^2 + ridge |k|^2 on a support of size x size pixels.
+    """argmin over k of |edges * k - target|^2 + ridge |k|^2 on a support of size x size pixels: (B, K, K).
 
     The normal equations of the kernel are a convolution with the autocorrelation of the edges, known once and
     far smaller than the image.
     """
     shape = fast_shape((edges.shape[-2] + size, edges.shape[-1] + size))
     spectrum = torch.fft.rfft2(edges, s=shape)
-    power = torch.fft.irfft2(spectrum.abs().square().sum(dim=(0, 1)), s=shape)
-    product = torch.fft.irfft2((spectrum.conj() * torch.fft.rfft2(target, s=shape)).sum(dim=(0, 1)), s=shape)
+    power = torch.fft.irfft2(spectrum.abs().square().sum(dim=1), s=shape)
+    product = torch.fft.irfft2((spectrum.conj() * torch.fft.rfft2(target, s=shape)).sum(dim=1), s=shape)
     radius = size // 2
-    right = torch.roll(product, (radius, radius), dims=(0, 1))[:size, :size]
-    product_with, ridge = toeplitz(power, size), RIDGE * power[0, 0]
-    start = torch.zeros_like(right)[None]
-    return conjugate_gradient(lambda k: product_with(k) + ridge * k, right[None], start, ITERATIONS)[0]
+    right = torch.roll(product, (radius, radius), dims=(-2, -1))[:, :size, :size]
+    product_with, ridge = toeplitz(power, size), RIDGE * power[:, :1, :1]
+    return conjugate_gradient(lambda k: product_with(k) + ridge * k, right, torch.zeros_like(right), ITERATIONS)
 
 
 def _transfer(kernel: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The spectrum, on a larger array, of a kernel (K, K) whose middle pixel is the origin."""
+    """The spectra (B, 1, H, W), on larger arrays, of kernels (B, K, K) whose middle pixel is the origin."""
     size = kernel.shape[-1]
     padded = F.pad(kernel, (0, shape[1] - size, 0, shape[0] - size))
-    return torch.fft.rfft2(torch.roll(padded, (-(size // 2), -(size // 2)), dims=(0, 1)))
+    return torch.fft.rfft2(torch.roll(padded, (-(size // 2), -(size // 2)), dims=(-2, -1)))[:, None]
 
 
 def _circular_gradients(x: Tensor) -> Tensor:
-    """Forward differences along columns and rows, wrapping around: (1, 1, H, W) -> (2, 1, H, W)."""
-    return torch.cat([torch.roll(x, -1, dims=-1) - x, torch.roll(x, -1, dims=-2) - x])
+    """Forward differences along columns and rows, wrapping around: (B, 1, H, W) -> (B, 2, H, W)."""
+    return torch.cat([torch.roll(x, -1, dims=-1) - x, torch.roll(x, -1, dims=-2) - x], dim=1)
 
 
 def _periodic(y: Tensor, margin: int) -> Tensor:

@@ -15,7 +15,7 @@ L_spectrum, .915 the best; .87 and .916) with half of the evaluations of the net
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -93,25 +93,31 @@ def simple(device: torch.device) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class _Climb:
-    """A kernel (K, K) on its way up, with the image that goes with it once there is one, (1, 1, H, W) of a level."""
+class _Climbs:
+    """Kernels (K, K) on their way up, with the images that go with them once there are any, (N, 1, H, W) of a level."""
 
-    kernel: Tensor
-    generator: torch.Generator
-    image: Tensor | None = None
+    kernels: list[Tensor]
+    images: Tensor | None = None
 
-    def to(self, denoise: Denoiser, y: Measurement, sigma: float, scale: float, steps: int) -> "_Climb":
+    def to(
+        self, denoise: Denoiser, y: Measurement, sigma: float, scale: float, steps: int, generator: torch.Generator
+    ) -> "_Climbs":
         """The same at the next level, whose measurement is y: `scale` times as large."""
-        kernel = _scaled(self.kernel, scale, kernels.largest(y.y.shape))
-        blur = Blur.uniform(kernel)
-        if self.image is None:
-            image = first_image(denoise, y, blur, sigma)
+        found = kernels.stacked([_scaled(kernel, scale, kernels.largest(y.y.shape)) for kernel in self.kernels])
+        blur = Blur.uniform(found)
+        if self.images is None:
+            x = first_image(denoise, y, blur, sigma)
         else:
-            enlarged = F.interpolate(self.image, size=y.y.shape[-2:], mode="bicubic", align_corners=False)
+            enlarged = F.interpolate(self.images, size=y.y.shape[-2:], mode="bicubic", align_corners=False)
             error = model_error(sigma, WRONG_KERNEL)
-            image = fast.explaining(extend(enlarged, blur.radius), y, blur, error, fast.SIGMAS[0])
-        kernel, image = fast.refined(denoise, y, kernel, image, sigma, steps, self.generator)
-        return replace(self, kernel=kernel, image=inner(image, kernel.shape[-1] // 2, y.y))
+            x = fast.explaining(extend(enlarged, blur.radius), y, blur, error, fast.SIGMAS[0])
+        found, x = fast.refined(denoise, y, found, x, sigma, steps, generator)
+        return _Climbs(list(found), inner(x, blur.radius, y.y))
+
+    def only(self, chosen: Tensor) -> "_Climbs":
+        """Those of the indices."""
+        images = None if self.images is None else self.images[chosen]
+        return _Climbs([self.kernels[index] for index in chosen.tolist()], images)
 
 
 def from_coarse_to_fine(
@@ -140,27 +146,28 @@ def from_coarse_to_fine(
     largest, before = kernels.largest(y.y.shape), 1.0
     factors = [f for f in FACTORS if min(y.y.shape[-2:]) >= f * LEAST_SIDE] or [1.0]
     starts = [kernels.gaussian(WIDTH * factors[0], y.y.device) if guess is None else guess for guess in guesses]
-    climbs = [_Climb(kernel, torch.Generator().manual_seed(seed)) for kernel in starts]
+    climbs, generator = _Climbs(starts), torch.Generator().manual_seed(seed)
     for level, factor in enumerate(factors):
         progress(level, len(factors))
-        if before == HALF and len(climbs) > KEPT:
-            best = likely([_scaled(climb.kernel, HALF, largest) for climb in climbs]).argsort(descending=True)
-            climbs = [climbs[int(index)] for index in best[:KEPT]]
+        if before == HALF and len(climbs.kernels) > KEPT:
+            best = likely([_scaled(kernel, HALF, largest) for kernel in climbs.kernels]).argsort(descending=True)
+            climbs = climbs.only(best[:KEPT])
         small = y.map(lambda pixels, factor=factor: _shrunk(pixels, factor))  # type: ignore[misc]
-        higher = []
-        with threads_for(small.y.numel()):
-            for climb in climbs:
-                with suppress(EstimationError):  # nothing was left of it: the others will tell
-                    higher.append(climb.to(denoise, small, sigma / min(factor, LEAST_NOISE), before / factor, steps))
-        climbs, before = higher, factor
+        with threads_for(len(climbs.kernels) * small.y.numel()):
+            noise = sigma / min(factor, LEAST_NOISE)
+            climbs = climbs.to(denoise, small, noise, before / factor, steps, generator)
+        remaining = kernels.remains(torch.stack(climbs.kernels)).nonzero()[:, 0]
+        if not len(remaining):
+            return []
+        climbs, before = climbs.only(remaining), factor  # these will tell
     progress(len(factors), len(factors))
-    return [climb.kernel for climb in climbs]
+    return climbs.kernels
 
 
 def _scaled(kernel: Tensor, scale: float, largest: int) -> Tensor:
     """A kernel (K, K) at another level, with room to grow."""
     size = 2 * math.ceil(kernel.shape[-1] * scale / 2) + 1
-    trimmed = kernels.trimmed(kernels.required(kernels.clean(kernels.resized(kernel, size, scale))), MARGIN)
+    trimmed = kernels.trimmed(kernels.clean(kernels.resized(kernel, size, scale)), MARGIN)
     return trimmed if trimmed.shape[-1] <= largest else kernels.fitted(trimmed, largest)
 
 
@@ -186,12 +193,13 @@ def refined(
 ) -> Tensor:
     """A kernel (K, K) refined at full size, with room to grow unless its size is given.
 
-    For the arguments and the error see `hypotheses` and `from_coarse_to_fine`.
+    For the arguments see `hypotheses` and `from_coarse_to_fine`. Raises EstimationError where nothing is left of it.
     """
     roomy = kernels.fitted(kernel, size or min(kernel.shape[-1] + 2 * MARGIN, kernels.largest(y.y.shape)))
     image = first_image(denoise, y, Blur.uniform(roomy), sigma)
     generator = torch.Generator().manual_seed(seed)
-    better, _ = fast.refined(denoise, y, roomy, image, sigma, steps, generator, callback)
+    (better,), _ = fast.refined(denoise, y, roomy[None], image, sigma, steps, generator, callback)
+    kernels.required(better)
     return kernels.trimmed(better, MARGIN) if size is None else better
 
 
@@ -229,7 +237,7 @@ def learned_guesses(kernel_prior: Prior, y: Tensor, sigma: float, size: int | No
             guess = kernels.resized(guess, scale * guess.shape[-1] - 1, scale)
             if kernels.trimmed(guess, 0).shape[-1] <= known:
                 break  # the other one sees it better
-        yield kernels.fitted(guess, size or min(guess.shape[-1], limit))
+        yield kernels.required(kernels.fitted(guess, size or min(guess.shape[-1], limit)))
 
 
 def learned_kernel(given: Prior, device: torch.device, size: int) -> Tensor:

@@ -7,15 +7,13 @@ that fit no such camera, and has kernels for places where nothing was seen.
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from statistics import mean
 
 import torch
 from torch import Tensor
 
-from blinddeblur.errors import EstimationError
 from blinddeblur.estimation.candidates import image_term
-from blinddeblur.estimation.first_kernel import SIZES, classical_guess
+from blinddeblur.estimation.first_kernel import SIZES, first_kernel
 from blinddeblur.estimation.judging import short_restoration
 from blinddeblur.physics import camera, kernels
 from blinddeblur.physics.convolution import Blur
@@ -75,20 +73,18 @@ def estimate(
     device = regions[0].y.device
     middle = torch.tensor([(side - 1) / 2 for side in frame])
     places = (torch.tensor(centres) - middle).to(device)
-    guesses, seen = [], []
-    for index, region in enumerate(regions):
-        progress(index, len(regions) + STEPS)
-        with suppress(EstimationError):  # nothing to be seen there: the others will tell
-            guess = kernels.centre(classical_guess(region.y, SIZES[0]))[0]
-            guesses.append(kernels.fitted(guess, SIZE))
-            seen.append(index)
+    progress(0, 1 + STEPS)
+    y = torch.cat([region.y for region in regions])
+    found = first_kernel(y, min(SIZES[0], kernels.largest(y.shape)))
+    seen = kernels.remains(found)  # where nothing is to be seen, the others will tell
+    guesses = kernels.fitted(found[seen], SIZE)
     turns = torch.linspace(-1, 1, TURNS, device=device) * FARTHEST / (math.hypot(*frame) / 2)
-    if len(guesses) < LEAST_GUESSES or gain_by_turning(torch.stack(guesses), places[seen], turns) < least_gain:
+    if len(guesses) < LEAST_GUESSES or gain_by_turning(guesses, places[seen], turns) < least_gain:
         return None
-    start = consensus(torch.stack(guesses), places[seen], turns)
+    start = consensus(guesses, places[seen], turns)
 
     def report(done: int) -> None:
-        progress(len(regions) + done, len(regions) + STEPS)
+        progress(1 + done, 1 + STEPS)
 
     poses = _refined(denoise, regions, places, start, sigma, generator, report)
     judged = range(0, len(regions), JUDGED)
@@ -152,18 +148,16 @@ def _refined(
     generator: torch.Generator | None,
     progress: Callable[[int], None],
 ) -> camera.Poses:
-    """Refine poses, and images of the regions at places (P, 2), together, as `fast.refined` does with one kernel."""
+    """Refine poses, and images of the regions at places (P, 2), together, as `fast.refined` does with kernels."""
     y = Measurement(torch.cat([r.y for r in regions]), torch.cat([r.clipped for r in regions]), regions[0].linear)
     local = poses.kernels(places)
     x, error = first_image(denoise, y, Blur.uniform(local), sigma), model_error(sigma, WRONG_KERNEL)
     noise = fast.fresh_noise(x, STEPS, generator)
     for index, level in enumerate(log_spaced(*fast.SIGMAS, STEPS)):
         x0 = denoise(x + level * noise[index], level)
-        found = list(local)
-        for i, region in enumerate(regions):
-            kernel = kernels.clean(kernel_step(x0[i : i + 1], region, found[i]))
-            found[i] = torch.where(kernel.isfinite(), kernel, found[i])  # where nothing is left of it, it stays
-        poses = consensus(torch.stack(found), places, poses.turns)
+        found = kernels.clean(kernel_step(x0, y, local))
+        found = torch.where(found.isfinite(), found, local)  # where nothing is left of a kernel, it stays
+        poses = consensus(found, places, poses.turns)
         local = poses.kernels(places)
         x = fast.explaining(x0, y, Blur.uniform(local), error, level)
         progress(index + 1)

@@ -41,7 +41,7 @@ class Poses:
         """These poses counted from their mean, which no measurement tells from any other pose."""
         mean_turn = (self.density.sum(dim=(-2, -1)) * self.turns).sum()
         _, moves = kernels.centre(self.density.sum(dim=0))
-        return Poses(kernels.rolled(self.density, moves), self.turns - mean_turn)
+        return Poses(kernels.rolled(self.density, moves[None]), self.turns - mean_turn)
 
 
 class _Projection:

@@ -111,10 +111,10 @@ class Convolution:
 
 
 class ConvolutionOfKernel:
-    """The linear map k -> crop(k * x) of the kernel, for one image x.
+    """The linear map k -> crop(k * x) of kernels, for images x.
 
     Args:
-        x: (B, C, H, W); every channel and image is blurred by the same kernel.
+        x: (B, C, H, W); every channel of an image is blurred by the same kernel.
         size: K, odd.
     """
 
@@ -125,21 +125,21 @@ class ConvolutionOfKernel:
         self.spectrum = torch.fft.rfft2(x, s=self.padded)
 
     def forward(self, kernel: Tensor) -> Tensor:
-        """(K, K) -> (B, C, H - K + 1, W - K + 1)."""
+        """(B, K, K) -> (B, C, H - K + 1, W - K + 1)."""
         edge = self.size - 1
-        blurred = torch.fft.irfft2(torch.fft.rfft2(kernel, s=self.padded) * self.spectrum, s=self.padded)
+        blurred = torch.fft.irfft2(torch.fft.rfft2(kernel[:, None], s=self.padded) * self.spectrum, s=self.padded)
         return blurred[..., edge : self.shape[0], edge : self.shape[1]]
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """(B, C, H - K + 1, W - K + 1) -> (K, K), summed over images and channels."""
+        """(B, C, H - K + 1, W - K + 1) -> (B, K, K), summed over channels."""
         edge = self.size - 1
         spectrum = torch.fft.rfft2(F.pad(y, (edge, 0, edge, 0)), s=self.padded)
-        product = (self.spectrum.conj() * spectrum).sum(dim=(0, 1))
-        return torch.fft.irfft2(product, s=self.padded)[: self.size, : self.size]
+        product = (self.spectrum.conj() * spectrum).sum(dim=1)
+        return torch.fft.irfft2(product, s=self.padded)[:, : self.size, : self.size]
 
     def autocorrelation(self) -> Tensor:
-        """That of x as if it went on at its other edge, no lag first: k * it is then adjoint(forward(k))."""
-        return torch.fft.irfft2(self.spectrum.abs().square().sum(dim=(0, 1)), s=self.padded)
+        """(B, H, W), of x as if it went on at its other edge, no lag first: k * it is then adjoint(forward(k))."""
+        return torch.fft.irfft2(self.spectrum.abs().square().sum(dim=1), s=self.padded)
 
 
 def blur(x: Tensor, kernel: Tensor) -> Tensor:
@@ -158,9 +158,9 @@ def inner(x: Tensor, radius: int, like: Tensor) -> Tensor:
 
 
 def gradients(x: Tensor) -> Tensor:
-    """Forward differences along columns and rows as further images: (B, C, H, W) -> (2 B, C, H - 1, W - 1)."""
+    """Forward differences along columns and rows as further channels: (B, C, H, W) -> (B, 2 C, H - 1, W - 1)."""
     corner = x[..., :-1, :-1]
-    return torch.cat([x[..., :-1, 1:] - corner, x[..., 1:, :-1] - corner])
+    return torch.cat([x[..., :-1, 1:] - corner, x[..., 1:, :-1] - corner], dim=1)
 
 
 def local_mean(x: Tensor, window: int) -> Tensor:

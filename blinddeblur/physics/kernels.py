@@ -29,43 +29,48 @@ def normalise(kernel: Tensor) -> Tensor:
 
 
 def clean(kernel: Tensor, threshold: float = 0.05, smallest: float = 0.1) -> Tensor:
-    """A kernel estimate without debris: (K, K) -> (K, K), sums to 1; no numbers where nothing is left, see `required`.
+    """Kernel estimates without debris: (..., K, K), each sums to 1; no numbers where nothing is left: see `remains`.
 
     Values under `threshold` of the maximum go, then connected pieces that hold less than `smallest` of the mass:
     camera shake leaves one trace, and the faint grain around it would grow from step to step. On the ten crops of
     estimation/first_kernel.py a threshold of .02 came to .65 and one of .1 to .70, against .66.
     """
     values = kernel.clamp_min(0)
-    values = torch.where(values < threshold * values.max(), 0, values)
-    pieces = _pieces(values > 0).flatten()
+    values = torch.where(values < threshold * values.amax(dim=(-2, -1), keepdim=True), 0, values)
+    flat = values.reshape(-1, values.shape[-2] * values.shape[-1])
+    pieces = _pieces((values > 0).reshape(-1, *values.shape[-2:])).flatten(1)
     # Whole numbers have one sum, in whatever order a device adds them up.
-    mass = (GRAINS * values / values.sum()).nan_to_num().long().flatten()
-    masses = torch.zeros_like(mass).index_add_(0, pieces, mass)
-    least = torch.minimum(smallest * masses.sum(), masses.max())
-    kept = torch.where((masses[pieces] < least).view_as(values), 0, values)
-    return kept / kept.sum()
+    mass = (GRAINS * flat / flat.sum(dim=1, keepdim=True)).nan_to_num().long()
+    masses = torch.zeros_like(mass).scatter_add_(1, pieces, mass)
+    least = torch.minimum(smallest * masses.sum(dim=1), masses.amax(dim=1))[:, None]
+    kept = torch.where(masses.gather(1, pieces) < least, 0, flat).view_as(values)
+    return kept / kept.sum(dim=(-2, -1), keepdim=True)
 
 
 def _pieces(lit: Tensor) -> Tensor:
-    """Which connected piece the pixels of (K, K) belong to: the same number for all of one, that of one of its pixels.
+    """Which connected piece each pixel of (N, K, K) belongs to: one number for all of it, that of one of its pixels.
 
     The pixel that a pixel names takes the largest number around it, and each pixel that of the one it names (Shiloach
     and Vishkin 1982): a few steps, none of which a GPU has to be waited for.
     """
-    size = lit.shape[-1]
-    numbers = torch.arange(size * size, device=lit.device)
-    for _ in range(size.bit_length() + 5):  # a spiral of 127 pixels takes 12
-        seen = torch.where(lit, numbers.view(size, size), -1)[None].float()
-        around = F.max_pool2d(seen, 3, stride=1, padding=1)[0].long()
-        around = torch.where(lit, around, numbers.view(size, size)).flatten()
-        numbers = numbers.scatter_reduce(0, numbers, around, "amax")
-        numbers = numbers[numbers]
-    return numbers.view(size, size)
+    numbers = torch.arange(lit[0].numel(), device=lit.device).expand(len(lit), -1)
+    for _ in range(lit.shape[-1].bit_length() + 5):  # a spiral of 127 pixels takes 12
+        seen = torch.where(lit, numbers.view_as(lit), -1).float()
+        around = F.max_pool2d(seen, 3, stride=1, padding=1).long()
+        around = torch.where(lit, around, numbers.view_as(lit)).flatten(1)
+        numbers = numbers.scatter_reduce(1, numbers, around, "amax")
+        numbers = numbers.gather(1, numbers)
+    return numbers.view_as(lit)
+
+
+def remains(kernel: Tensor) -> Tensor:
+    """Whether anything was left of kernels (..., K, K)."""
+    return kernel.sum(dim=(-2, -1)) > 0  # false for not a number
 
 
 def required(kernel: Tensor) -> Tensor:
-    """The kernel, if something was left of it. Raises EstimationError."""
-    if bool(kernel.sum() > 0):  # false for not a number
+    """The kernel (K, K), if something was left of it. Raises EstimationError."""
+    if bool(remains(kernel)):
         return kernel
     raise EstimationError("The estimate of the blur came out empty. Give --kernel-size, or a --kernel of your own.")
 
@@ -89,29 +94,33 @@ def line(length: float, angle: float, device: torch.device) -> Tensor:
 
 
 def centre_of_mass(kernel: Tensor) -> Tensor:
-    """The centre of mass, (row, column) from the middle pixel, (2,), of a (K, K) kernel that sums to 1."""
+    """Centres of mass, (row, column) from the middle pixel, (..., 2), of kernels (..., K, K) that sum to 1."""
     places = torch.arange(kernel.shape[-1], device=kernel.device, dtype=kernel.dtype) - kernel.shape[-1] // 2
-    return torch.stack([kernel.sum(dim=1), kernel.sum(dim=0)]) @ places
+    return torch.stack([kernel.sum(dim=-1), kernel.sum(dim=-2)], dim=-2) @ places
 
 
 def centre(kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """Shift a (K, K) kernel by whole pixels so that its centre of mass comes to the middle, as far as nothing is lost.
+    """Shift kernels (..., K, K) by whole pixels so that centres of mass come to the middle, as far as nothing is lost.
 
-    With it come the (rows, columns) it was moved by, (2,).
+    With them come the (rows, columns) that each was moved by, (..., 2).
     """
     size, places = kernel.shape[-1], torch.arange(kernel.shape[-1], device=kernel.device)
-    occupied = torch.stack([kernel.sum(dim=1), kernel.sum(dim=0)]) > 0
-    low, high = torch.where(occupied, places, size).amin(dim=1), torch.where(occupied, places, -1).amax(dim=1)
+    occupied = torch.stack([kernel.sum(dim=-1), kernel.sum(dim=-2)], dim=-2) > 0
+    low, high = torch.where(occupied, places, size).amin(dim=-1), torch.where(occupied, places, -1).amax(dim=-1)
     moves = -centre_of_mass(kernel).nan_to_num().round().long()
     moves = torch.minimum(torch.maximum(moves, -low), size - 1 - high)
     return rolled(kernel, moves), moves
 
 
 def rolled(x: Tensor, moves: Tensor) -> Tensor:
-    """An array (..., H, W) rolled by so many rows and columns, (2,), which may lie on a GPU."""
-    for dim, move in zip((-2, -1), moves, strict=True):
-        x = x.index_select(dim, (torch.arange(x.shape[dim], device=x.device) - move) % x.shape[dim])
-    return x
+    """Arrays (..., H, W), each rolled by so many rows and columns, (..., 2), which may lie on a GPU.
+
+    The moves have one dimension less; the others are alike, or 1.
+    """
+    height, width = x.shape[-2:]
+    rows = (torch.arange(height, device=x.device) - moves[..., :1]) % height
+    columns = (torch.arange(width, device=x.device) - moves[..., 1:]) % width
+    return x.take_along_dim(rows[..., None], dim=-2).take_along_dim(columns[..., None, :], dim=-1)
 
 
 def aligned(kernel: Tensor, reference: Tensor) -> Tensor:
@@ -148,20 +157,21 @@ def likeness(kernel: Tensor, other: Tensor) -> float:
 
 
 def resized(kernel: Tensor, size: int, scale: float) -> Tensor:
-    """A (K, K) kernel enlarged or shrunk by `scale` about its middle, on an odd array of side `size`; sums to 1."""
+    """Kernels (..., K, K) enlarged or shrunk by `scale` about the middle, on arrays of odd side `size`; sum to 1."""
     half = (size - 1) / 2
     positions = torch.arange(size, device=kernel.device, dtype=kernel.dtype) - half
+    several = kernel.reshape(-1, 1, *kernel.shape[-2:])
     if scale < 1:  # an area average, so that thin traces do not fall between the samples
-        kernel = smoothed(kernel[None, None], 0.5 * (1 / scale**2 - 1) ** 0.5, "constant")[0, 0]
+        several = smoothed(several, 0.5 * (1 / scale**2 - 1) ** 0.5, "constant")
     reach = (kernel.shape[-1] - 1) / 2
     coordinates = positions / scale / max(reach, 0.5)
-    grid = torch.stack(torch.meshgrid(coordinates, coordinates, indexing="xy"), dim=-1)[None]
-    enlarged = F.grid_sample(kernel[None, None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)
-    return normalise(enlarged[0, 0])
+    grid = torch.stack(torch.meshgrid(coordinates, coordinates, indexing="xy"), dim=-1).expand(len(several), -1, -1, -1)
+    enlarged = F.grid_sample(several, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return normalise(enlarged.view(*kernel.shape[:-2], size, size))
 
 
 def fitted(kernel: Tensor, size: int) -> Tensor:
-    """A (K, K) kernel padded with zeros or cropped about its middle to the odd side `size`; sums to 1."""
+    """Kernels (..., K, K) padded with zeros or cropped about the middle to the odd side `size`; each sums to 1."""
     margin = (size - kernel.shape[-1]) // 2
     return normalise(F.pad(kernel, (margin, margin, margin, margin)))
 

@@ -1,5 +1,6 @@
 """Priors by name: the network of an entry of weights.toml with its weights."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -45,7 +46,12 @@ def load_prior(name: str = "photo", device: str | torch.device = "cpu", kind: st
     network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     image_size = None if isinstance(network, CompactUNet) else network.image_size
     half = not isinstance(network, GuidedDiffusion) and half_is_faster(torch.device(device))
-    return Prior(entry.name, entry.kind, checksum(entry), network, network.channels, image_size, half)
+    grey, above = (
+        (None, math.inf)
+        if entry.grey is None
+        else (load_prior(entry.grey["prior"], device, "image"), entry.grey["above"])
+    )
+    return Prior(entry.name, entry.kind, checksum(entry), network, network.channels, image_size, half, grey, above)
 
 
 def load_spectra(name: str = "photo-spectra", device: str | torch.device = "cpu") -> PhotoSpectra:

@@ -1,5 +1,6 @@
 """What we believe before looking: every prior of images, kernels or tilts that is a network."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,6 +31,8 @@ class Prior:
         channels: C.
         image_size: the only side (in pixels) of the images that the network can be trusted with; None means any.
         half: whether the network's layers compute in bfloat16; what surrounds them stays in float32.
+        grey: of a prior that knows the details of colour, the prior of grey images that knows the rest: brightness, and
+            above the noise `above` colour as well; None for a prior that needs no other.
         features: what a conditioned network has seen in one photo, or in several; None for none.
     """
 
@@ -40,6 +43,8 @@ class Prior:
     channels: int
     image_size: int | None
     half: bool = False
+    grey: "Prior | None" = None
+    above: float = math.inf
     features: Tensor | None = None
 
     def given(self, y: Tensor, sigma: float | Tensor) -> "Prior":
@@ -79,6 +84,8 @@ class Prior:
 
         Raises UsageError where the shape does not fit the network, or a conditioned prior has not been given its photo.
         """
+        if self.grey is not None:
+            return self._helped(self.grey, x, sigma)
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         if x.ndim == 4 and self.kind == "image" and x.shape[1] == 3 > self.channels:
             return opponent.denoised(self.denoise, x, level)
@@ -105,8 +112,17 @@ class Prior:
             noise, v = self.network.predict(x_t, torch.full((len(x_t),), t, device=x_t.device))
             return (x_t - (1 - alpha_bar) ** 0.5 * noise) / alpha_bar**0.5, v
         s = ((1 - alpha_bar) / alpha_bar) ** 0.5
-        x0 = self._network((x_t / alpha_bar**0.5 + 1) / 2, torch.full((len(x_t),), s / 2, device=x_t.device))
-        return 2 * x0 - 1, None
+        return 2 * self.denoise((x_t / alpha_bar**0.5 + 1) / 2, s / 2) - 1, None
+
+    def _helped(self, grey: "Prior", x: Tensor, sigma: float | Tensor) -> Tensor:
+        """By this prior and that of grey images, each what it knows better."""
+        if isinstance(sigma, Tensor):
+            levels = sigma.expand(len(x)).tolist()
+            return torch.cat([self._helped(grey, x[i : i + 1], level) for i, level in enumerate(levels)])
+        if x.shape[1] == 1 or sigma > self.above:
+            return grey.denoise(x, sigma)
+        colour, brightness = replace(self, grey=None).denoise(x, sigma), x.mean(dim=1, keepdim=True)
+        return colour - colour.mean(dim=1, keepdim=True) + grey.denoise(brightness, sigma / self.channels**0.5)
 
     def _in_tiles(self, x: Tensor, sigma: float | Tensor, side: int) -> Tensor:
         height, width = x.shape[-2:]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.samplers.deblurring import Deblurring
-from blinddeblur.samplers.proximal import IMAGE_ITERATIONS, image_step
+from blinddeblur.samplers.proximal import image_step
 from blinddeblur.samplers.schedule import Level, levels
 
 STEPS = 100
@@ -37,7 +37,7 @@ DETAILS = 0.05
 def restore(
     given: Deblurring,
     details: float = DETAILS,
-    iterations: int = IMAGE_ITERATIONS,
+    iterations: int | None = None,
     alpha_bar: Tensor | None = None,
 ) -> Tensor:
     """Draw the sharp image of a measurement whose blur is given: (1, C, H, W), within the frame of y, not clipped.

@@ -71,8 +71,12 @@ class Deblurring:
         return model_error(self.sigma) if self.error is None else self.error
 
     def start(self) -> Tensor:
-        """A first guess of the image, (1, C, H + K - 1, W + K - 1): y, continued where the blur fetches light from."""
-        return extend(self.y.y, self.blur.radius)
+        """A first guess of the image, (B, C, H + K - 1, W + K - 1): y, continued where the blur fetches light from.
+
+        B is the number of kernels, where each is to have an image of its own.
+        """
+        x = extend(self.y.y, self.blur.radius)
+        return x.expand(max(len(x), self.blur.kernels.shape[1]), -1, -1, -1)
 
     def within(self, x: Tensor) -> Tensor:
         """The part (1, C, H, W) of an image that lies within the frame of y."""

@@ -9,7 +9,7 @@ signal of x_t)^2; then x_{t-1} keeps a part of the noise that x_hat leaves of x_
 from torch import Tensor
 
 from blinddeblur.samplers.deblurring import Deblurring
-from blinddeblur.samplers.proximal import IMAGE_ITERATIONS, LEAST_WEIGHT, image_step
+from blinddeblur.samplers.proximal import LEAST_WEIGHT, image_step
 from blinddeblur.samplers.schedule import levels
 
 STEPS = 100
@@ -21,7 +21,7 @@ def restore(
     given: Deblurring,
     strength: float = STRENGTH,
     fresh: float = FRESH,
-    iterations: int = IMAGE_ITERATIONS,
+    iterations: int | None = None,
     alpha_bar: Tensor | None = None,
 ) -> Tensor:
     """Draw the sharp image of a measurement whose blur is given: (1, C, H, W), within the frame of y, not clipped.

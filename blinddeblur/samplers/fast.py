@@ -33,31 +33,32 @@ def refined(
     generator: torch.Generator | None = None,
     callback: Callback = unseen,
 ) -> tuple[Tensor, Tensor]:
-    """The kernel (K, K) and the image (1, C, H + K - 1, W + K - 1), refined together.
+    """Kernels (B, K, K) and their images (B, C, H + K - 1, W + K - 1), refined together, each pair on its own.
 
     Args:
         y: the measurement, (1, C, H, W).
-        kernel: (K, K), the first guess.
-        image: (1, C, H + K - 1, W + K - 1), likewise, such as `restoration.first_image`.
+        kernel: (B, K, K), the first guesses.
+        image: (B, C, H + K - 1, W + K - 1), likewise, such as `restoration.first_image`.
         sigma: standard deviation of the noise of y, in image units.
         steps: number of noise levels.
         generator: of the injected noise, on the CPU.
-        callback: told of every step.
+        callback: told of every step of the first pair.
 
-    Raises EstimationError where nothing is left of the kernel.
+    Where nothing is left of a kernel, both are not numbers; see `kernels.remains`.
     """
-    x, error, noise = image, model_error(sigma, WRONG_KERNEL), fresh_noise(image, steps, generator)
+    x, error = image, model_error(sigma, WRONG_KERNEL)
+    noise = fresh_noise(image[:1], steps, generator)  # the same for all: none depends on how many others there are
     for index, level in enumerate(log_spaced(*SIGMAS, steps)):
         x0 = denoise(x + level * noise[index], level)
         kernel, moved = kernels.centre(kernels.clean(kernel_step(x0, y, kernel)))
-        x0 = kernels.rolled(x0, -moved)  # the image goes the other way
+        x0 = kernels.rolled(x0, -moved[:, None])  # the image goes the other way
         x = explaining(x0, y, Blur.uniform(kernel), error, level)
-        callback(Step(index, steps, x, kernel))
-    return kernels.required(kernel), x
+        callback(Step(index, steps, x[:1], kernel[0]))
+    return kernel, x
 
 
 def fresh_noise(image: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise for every step on an image (B, C, H, W), (steps, B, C, H, W), where that lies.
+    """Standard normal noise for every step on images (B, C, H, W), (steps, B, C, H, W), where these lie.
 
     All at once: a GPU is waited for at each transfer.
     """

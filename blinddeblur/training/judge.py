@@ -20,7 +20,7 @@ from blinddeblur.estimation.candidates import LEAST_GAIN
 from blinddeblur.estimation.judging import Judge
 from blinddeblur.priors.judgement import LARGEST_GAIN, NOISE, Judgement, covariance
 from blinddeblur.priors.loading import load_prior, load_spectra
-from blinddeblur.settings import DEFAULT_METHOD
+from blinddeblur.settings import SEARCH_PRIOR
 from blinddeblur.training import judged_crops
 from blinddeblur.training.data import Warn, without_held_out
 from blinddeblur.training.degraded import SIDES, degraded
@@ -56,7 +56,7 @@ def train_judge(
         if not home.exists():
             folder.require_no_training()
         kept, held_out = without_held_out(photos, options, warn)
-        judge = Judge(load_prior(DEFAULT_METHOD.prior, device).denoise, load_spectra(device=device), Judgement())
+        judge = Judge(load_prior(SEARCH_PRIOR, device).denoise, load_spectra(device=device), Judgement())
         kernel_prior = load_prior("photo-kernel", device, kind="kernel")
         home.mkdir(exist_ok=True)
         examples = [judged_crops.read(path) for path in sorted(home.glob("*.npz"))]

@@ -19,7 +19,8 @@ RETRAIN = "Run its training again, or copy its whole folder anew."
 _HERE = Path(__file__).parent
 _TEXTS = ("kind", "architecture", "file", "licence", "trained_on")
 _REQUIRED = dict.fromkeys(_TEXTS, str) | {"parameters": dict, "addresses": list, "bundled": bool}
-_OPTIONAL = {"size": int, "sha256": str, "folder": str}
+_OPTIONAL = {"size": int, "sha256": str, "folder": str, "grey": dict}
+_GREY = {"prior": str, "above": float}
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Entry:
         parameters: of the architecture.
         size, sha256: of the published file, in bytes; None where nobody has published them.
         folder: a page from which a person can fetch the file.
+        grey: of a prior that knows the details of colour: the name of the prior of grey images that knows the rest,
+            "prior", and the noise "above" which it does; None for a prior that needs no other.
         home: the folder that the file lies in: the package's, or that of a prior that a user has trained; None for the
             cache.
     """
@@ -46,6 +49,7 @@ class Entry:
     trained_on: str
     bundled: bool
     folder: str | None
+    grey: dict[str, Any] | None = None
     home: Path | None = None
 
 
@@ -129,6 +133,8 @@ def _problem(name: str, table: Any, folder: Path) -> str | None:
         "addresses must begin with https://": all(str(a).startswith("https://") for a in table["addresses"]),
         "sha256 must be 64 hexadecimal digits": re.fullmatch("[0-9a-f]{64}", table.get("sha256", "0" * 64)),
         "a bundled file needs size and sha256": not table["bundled"] or {"size", "sha256"} <= table.keys(),
+        "grey must name another prior, and the noise above which it denoises": "grey" not in table
+        or ({k: type(v) for k, v in table["grey"].items()} == _GREY and table["grey"]["prior"] != name),
         "it needs addresses or a folder, or its file beside this list": reachable,
     }
     return next((rule for rule, kept in rules.items() if not kept), None)

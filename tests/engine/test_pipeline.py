@@ -35,7 +35,7 @@ def test_blind_restoration_finds_kernel_and_image() -> None:
     assert result.kernel.sum() == pytest.approx(1, abs=1e-5)
     assert result.kernel.dtype == np.float32
     assert result.residual < 0.02
-    assert (result.method, result.prior, result.seed, result.steps) == ("fast", "photo-grey", 0, 10)
+    assert (result.method, result.prior, result.seed, result.steps) == ("fast", "photo-fine", 0, 10)
 
 
 def test_colour_with_a_known_kernel() -> None:
@@ -79,7 +79,7 @@ def test_tiles_leave_no_seams() -> None:
 
 def test_a_network_of_fixed_size_sees_only_that_size() -> None:
     engine = Engine(Settings(kernel=streak(), device="cpu"))
-    reference, shapes = engine.prior, set()
+    reference, shapes = engine.search_prior, set()
 
     class Fixed(type(reference)):  # type: ignore[misc]
         def _network(self, x, sigma):  # type: ignore[no-untyped-def]
@@ -312,7 +312,7 @@ def test_not_a_number_is_never_a_result() -> None:
         def forward(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
             return x * float("nan")
 
-    engine.prior = dataclasses.replace(engine.prior, network=Broken())
+    engine.prior = dataclasses.replace(engine.prior, network=Broken(), grey=None)
     with pytest.raises(EstimationError, match="not numbers"):
         engine.restore(np.full((64, 64), 0.5, np.float32))
 

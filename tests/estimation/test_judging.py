@@ -21,7 +21,7 @@ from blinddeblur.estimation.candidates import (
     image_term,
     weights,
 )
-from blinddeblur.estimation.first_kernel import classical_guess
+from blinddeblur.estimation.first_kernel import classical_guess, first_kernel
 from blinddeblur.estimation.hypotheses import MARGIN, from_coarse_to_fine, guessed, hypotheses, learned_guesses, simple
 from blinddeblur.estimation.judging import CAUTIOUS, Judge, short_restoration
 from blinddeblur.physics import kernels
@@ -29,6 +29,7 @@ from blinddeblur.physics.convolution import blur
 from blinddeblur.physics.measurement import Measurement
 from blinddeblur.priors.judgement import FEATURES, LARGEST_GAIN, Judgement
 from blinddeblur.priors.loading import load_judgement, load_spectra
+from blinddeblur.samplers.fast import refined
 
 SIGMA = 0.005
 
@@ -66,6 +67,31 @@ def test_guesses_keep_to_the_size_that_is_given() -> None:
         assert [guess.shape for guess in learned_guesses(prior, y.y, SIGMA, 21)] == [(21, 21)]
         found = hypotheses(lambda x, level: x, y, guessed(prior, y.y, SIGMA, 21), SIGMA, 21, 2, 0, equally)
         assert all(kernel.shape[-1] <= 21 for kernel in found)
+
+
+def test_no_guess_and_no_refinement_depends_on_the_others() -> None:
+    photos = [measured(kernel_of("line", extent), 96).y for extent in (5, 13)]
+    photos.append(torch.full_like(photos[0], 0.5))
+    guesses = first_kernel(torch.cat(photos), 15)
+    assert kernels.remains(guesses).tolist() == [True, True, False]
+    assert agree(guesses[0], kernel_of("line", 5)) > 0.8
+    denoise, y, alone = (
+        load_prior("photo-grey").denoise,
+        measured(kernel_of("line", 13), 96),
+        first_kernel(photos[1], 15),
+    )
+    torch.testing.assert_close(guesses[1:2], alone, atol=1e-3, rtol=0)
+
+    def found(start: Tensor) -> Tensor:
+        image = y.y.expand(len(start), -1, -1, -1)
+        image = torch.nn.functional.pad(image, (7, 7, 7, 7), mode="replicate")
+        return refined(denoise, y, start, image, SIGMA, 3, torch.Generator().manual_seed(0))[0]
+
+    with torch.inference_mode():
+        both = found(guesses)
+        assert kernels.remains(both).tolist() == [True, True, False]
+        torch.testing.assert_close(both[1], found(guesses[1:2])[0], atol=1e-3, rtol=0)
+        assert (both[1] - guesses[1]).abs().max() > 0.01
 
 
 def test_a_blur_beyond_the_learned_kernels_is_seen_at_half_the_size() -> None:

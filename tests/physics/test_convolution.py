@@ -38,7 +38,7 @@ def test_blur_moves_the_image_where_the_kernel_points() -> None:
 @given(odd, sides, sides)
 @settings(max_examples=25, deadline=None)
 def test_adjoints(size: int, height: int, width: int) -> None:
-    x, kernel = random(2, 3, height, width), random(size, size, seed=1)
+    x, kernel = random(2, 3, height, width), random(2, size, size, seed=1)
     y = random(2, 3, height - size + 1, width - size + 1, seed=2)
     forward, of_kernel = Convolution(Blur.uniform(kernel), (height, width)), ConvolutionOfKernel(x, size)
     torch.testing.assert_close((forward.forward(x) * y).sum(), (x * forward.adjoint(y)).sum())

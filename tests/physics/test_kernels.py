@@ -74,7 +74,7 @@ def spiral(size: int) -> np.ndarray:
 @pytest.mark.parametrize("lit", [*(walk(127, 1500, seed) for seed in range(5)), walk(15, 20, 0), spiral(127)])
 def test_pieces_are_those_of_opencv(lit: np.ndarray) -> None:
     count, labels = cv2.connectedComponents(lit, connectivity=8)
-    found = kernels._pieces(torch.from_numpy(lit > 0)).numpy()
+    found = kernels._pieces(torch.from_numpy(lit > 0)[None])[0].numpy()
     pairs = set(zip(labels[lit > 0].tolist(), found[lit > 0].tolist(), strict=True))
     assert len(pairs) == count - 1 == len({number for _, number in pairs})
 
@@ -83,6 +83,21 @@ def test_clean_never_drops_everything() -> None:
     kernel = torch.zeros(15, 15)
     kernel[::3, ::3] = 1.0  # 25 islands, none with a tenth of the mass
     assert kernels.clean(kernel).sum() == pytest.approx(1)
+
+
+def test_kernels_are_cleaned_centred_and_resized_each_on_its_own() -> None:
+    several = torch.stack([bell(21, 2.0, 3, -1), bell(21, 1.0, -2, 4), torch.full((21, 21), torch.nan), torch.eye(21)])
+    several[1, 0, 0] = several[1].max() / 2  # an island
+    cleaned = kernels.clean(several)
+    assert kernels.remains(cleaned).tolist() == [True, True, False, True]
+    centred, moved = kernels.centre(cleaned)
+    smaller = kernels.resized(centred, 15, 0.7)
+    for index in (0, 1, 3):
+        alone, by = kernels.centre(kernels.clean(several[index]))
+        torch.testing.assert_close(centred[index], alone)
+        assert torch.equal(moved[index], by)
+        torch.testing.assert_close(smaller[index], kernels.resized(alone, 15, 0.7))
+    assert moved[:2].tolist() == [[-3, 1], [2, -4]]
 
 
 @pytest.mark.parametrize("kernel", [torch.zeros(5, 5), -torch.ones(5, 5), torch.full((5, 5), float("nan"))])

@@ -1,5 +1,7 @@
 """The compact network: any size, locality, preconditioning; and the wrapper that makes it a prior."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ import blinddeblur
 from blinddeblur.errors import UsageError, WeightsError
 from blinddeblur.priors.compact import CompactUNet
 from blinddeblur.priors.ddpm import linear_alpha_bar
-from blinddeblur.priors.loading import build
+from blinddeblur.priors.loading import build, load_prior
 from blinddeblur.priors.prior import Prior
 from blinddeblur.weights.manifest import find
 
@@ -59,6 +61,28 @@ def test_prior_takes_grey_images_and_numbers() -> None:
     grey = prior.denoise(x, 0.1)
     assert grey.shape == x.shape
     torch.testing.assert_close(grey, prior.denoise(x.expand(-1, 3, -1, -1), torch.tensor([0.1, 0.1])).mean(1, True))
+
+
+def test_a_prior_of_details_is_helped_by_one_of_grey_images() -> None:
+    grey, alone, x = as_prior(small(1)), as_prior(small()), torch.rand(2, 3, 20, 20)
+    prior = replace(alone, grey=grey, above=0.05)
+    assert torch.equal(prior.denoise(x, 0.06), grey.denoise(x, 0.06))
+    assert torch.equal(prior.denoise(x[:, :1], 0.01), grey.denoise(x[:, :1], 0.01))
+    fine = prior.denoise(x, 0.05)
+    brightness, own = (image.mean(dim=1, keepdim=True) for image in (fine, alone.denoise(x, 0.05)))
+    torch.testing.assert_close(brightness, grey.denoise(x.mean(dim=1, keepdim=True), 0.05 / 3**0.5))
+    torch.testing.assert_close(fine - brightness, alone.denoise(x, 0.05) - own)
+    each = prior.denoise(x, torch.tensor([0.06, 0.02]))
+    torch.testing.assert_close(each[:1], prior.denoise(x[:1], 0.06))
+    torch.testing.assert_close(each[1:], prior.denoise(x[1:], 0.02))
+
+
+def test_the_shipped_prior_of_details_knows_all_noise() -> None:
+    fine, grey = load_prior("photo-fine"), load_prior("photo-grey")
+    x = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(fine.denoise(x, 0.2), grey.denoise(x, 0.2))
+        assert not torch.equal(fine.denoise(x, 0.01), grey.denoise(x, 0.01))
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 20), (1, 2, 20, 20), (1, 4, 20, 20)])

@@ -137,6 +137,7 @@ def test_shipped_manifest_lists_every_prior() -> None:
     entries = manifest()
     kinds = {
         "photo": "image",
+        "photo-fine": "image",
         "photo-grey": "image",
         "kernel": "kernel",
         "photo-kernel": "kernel",
@@ -148,7 +149,7 @@ def test_shipped_manifest_lists_every_prior() -> None:
         "blinddps-tilt": "tilt",
     }
     assert {name: entry.kind for name, entry in entries.items()} == kinds
-    bundled = ["photo", "photo-grey", "kernel", "photo-kernel", "photo-spectra", "judge"]
+    bundled = ["photo", "photo-fine", "photo-grey", "kernel", "photo-kernel", "photo-spectra", "judge"]
     assert [name for name, entry in entries.items() if entry.bundled] == bundled
     for name, entry in entries.items():
         assert entry.name == name
@@ -172,8 +173,8 @@ def test_shipped_manifest_says_what_is_unpublished() -> None:
 
 def test_bundled_files_are_as_listed() -> None:
     bundled = [entry for entry in manifest().values() if entry.bundled]
-    assert [status(entry, hashed=True).state for entry in bundled] == [State.BUNDLED] * 6
-    assert sum(entry.size or 0 for entry in bundled) < 40e6
+    assert [status(entry, hashed=True).state for entry in bundled] == [State.BUNDLED] * 7
+    assert sum(entry.size or 0 for entry in bundled) < 50e6
 
 
 MANIFEST = f"""
@@ -224,6 +225,8 @@ def test_manifest_is_read(tmp_path: Path) -> None:
         ('kind = "image"', 'kind = "sound"', "kind must be one of"),
         ('architecture = "compact"', 'architecture = "huge"', "architecture must be one of"),
         ('file = "tiny.pt"', 'file = "../tiny.pt"', "bare file name"),
+        ("parameters =", 'grey = { prior = "photo" }\nparameters =', "grey must name another prior, and the noise"),
+        ("parameters =", 'grey = { prior = "tiny", above = 0.1 }\nparameters =', "grey must name another prior"),
         ("https://", "http://", "must begin with https"),
         (DIGEST, DIGEST[1:], "64 hexadecimal digits"),
         ('addresses = ["https://example.org/tiny.pt"]', "addresses = []", "needs addresses or a folder"),
@@ -252,7 +255,8 @@ def test_missing_manifest(tmp_path: Path) -> None:
 def test_find() -> None:
     assert find("ffhq-256").file == "ffhq_10m.pt"
     with pytest.raises(
-        UsageError, match=r"named ffhq.*photo, photo-grey, kernel, photo-kernel, photo-spectra, judge, ffhq-256"
+        UsageError,
+        match=r"named ffhq.*photo, photo-fine, photo-grey, kernel, photo-kernel, photo-spectra, judge, ffhq-256",
     ):
         find("ffhq")
 
