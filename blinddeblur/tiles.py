@@ -39,8 +39,10 @@ def grid(height: int, width: int, side: int, overlap: int) -> list[Tile]:
 
 
 def spread(height: int, width: int, rows: int, columns: int, side: int, overlap: int = 0) -> list[Tile]:
-    """So many tiles, row by row, that cover an image evenly, each at least `side` x `side` pixels, and as small as that
-    and their overlap allow."""
+    """So many tiles, row by row, that cover an image evenly, neighbours overlapping by at least `overlap`.
+
+    All have the same size: at least `side` x `side` pixels, and no more than that takes.
+    """
     high = max(side, -(-(height + (rows - 1) * overlap) // rows))
     wide = max(side, -(-(width + (columns - 1) * overlap) // columns))
     tops, lefts = evenly(height - high, rows), evenly(width - wide, columns)

@@ -159,7 +159,7 @@ def from_coarse_to_fine(
         remaining = kernels.remains(torch.stack(climbs.kernels)).nonzero()[:, 0]
         if not len(remaining):
             return []
-        climbs, before = climbs.only(remaining), factor  # these will tell
+        climbs, before = climbs.only(remaining), factor  # where nothing was left of others, these will tell
     progress(len(factors), len(factors))
     return climbs.kernels
 

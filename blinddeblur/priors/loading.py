@@ -1,7 +1,7 @@
 """Priors by name: the network of an entry of weights.toml with its weights."""
 
-import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -46,12 +46,10 @@ def load_prior(name: str = "photo", device: str | torch.device = "cpu", kind: st
     network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     image_size = None if isinstance(network, CompactUNet) else network.image_size
     half = not isinstance(network, GuidedDiffusion) and half_is_faster(torch.device(device))
-    grey, above = (
-        (None, math.inf)
-        if entry.grey is None
-        else (load_prior(entry.grey["prior"], device, "image"), entry.grey["above"])
-    )
-    return Prior(entry.name, entry.kind, checksum(entry), network, network.channels, image_size, half, grey, above)
+    prior = Prior(entry.name, entry.kind, checksum(entry), network, network.channels, image_size, half)
+    if entry.grey is None:
+        return prior
+    return replace(prior, grey=load_prior(entry.grey["prior"], device, "image"), above=entry.grey["above"])
 
 
 def load_spectra(name: str = "photo-spectra", device: str | torch.device = "cpu") -> PhotoSpectra:

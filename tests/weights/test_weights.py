@@ -174,7 +174,7 @@ def test_shipped_manifest_says_what_is_unpublished() -> None:
 def test_bundled_files_are_as_listed() -> None:
     bundled = [entry for entry in manifest().values() if entry.bundled]
     assert [status(entry, hashed=True).state for entry in bundled] == [State.BUNDLED] * 7
-    assert sum(entry.size or 0 for entry in bundled) < 50e6
+    assert sum(entry.size or 0 for entry in bundled) < 43e6
 
 
 MANIFEST = f"""
