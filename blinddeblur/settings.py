@@ -55,7 +55,7 @@ class Method:
 
 
 METHODS = {
-    "fast": Method(steps=12, prior="photo-fine", refines=True, linear=True, cost=3),
+    "fast": Method(steps=12, prior="photo-fine", refines=True, linear=True, tile=768, cost=2),
     "blinddps": Method(steps=1000, joint=True, gradients=True, tile=192, cost=4, choices=("kernel_prior", "sparsity")),
     "dps": Method(steps=1000, gradients=True, tile=192, cost=4, choices=("noise",)),
     "ddnm": Method(steps=100),

@@ -6,7 +6,7 @@ share it.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -223,7 +223,8 @@ class Engine:
         for candidate, share in found.probable[1:most]:
             if share >= blending.LEAST_SHARE:
                 kernel_map = KernelMap.uniform(candidate.kernel)
-                ways.append((self._tiled(candidate).restore(photo, kernel_map, sigma, progress)[0], share))
+                way = replace(self._tiled(candidate), brief=True)
+                ways.append((way.restore(photo, kernel_map, sigma, progress)[0], share))
         return found._replace(restored=blending.blended(photo, ways[: blending.WAYS]), ways=tuple(ways))
 
     def _sampled(

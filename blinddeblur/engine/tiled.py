@@ -37,6 +37,7 @@ class TiledRestoration:
         linear: whether linear light was blurred.
         caution: times the error of a true kernel that is reckoned with.
         larger: times as large as the method's tiles are, where the settings leave it open: a GPU is filled by more.
+        brief: whether it is done in few steps, for a restoration that another is blended with.
     """
 
     prior: Prior
@@ -44,6 +45,7 @@ class TiledRestoration:
     linear: bool = False
     caution: float = 1.0
     larger: int = 1
+    brief: bool = False
 
     def restore(
         self,
@@ -91,7 +93,7 @@ class TiledRestoration:
                 poisson=settings.noise == "poisson",
                 prior=self.prior,
             )
-            x = RESTORE[settings.method](given)
+            x = restoration.brief(given) if self.brief else RESTORE[settings.method](given)
             rests.append(float(residual(x, given.y, given.blur)) ** 2)
             return x
 
