@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from blinddeblur.priors import half_size
 
 # Brightness, red against blue, and green against both, so that white is 1 and colours lie in [-0.5, 0.5].
 AXES = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, 0, -1 / 2), (1 / 4, -1 / 2, 1 / 4))
@@ -25,11 +26,8 @@ def denoised(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tens
         sigma: standard deviation of its noise, (B,).
     """
     axes = x.new_tensor(AXES)
-    height, width = x.shape[-2:]
     brightness, red, green = torch.einsum("ac,bchw->abhw", axes, x)
     of_brightness, of_red, of_green = axes.norm(dim=1)[:, None] * sigma
-    colours = F.pad(torch.cat([red, green])[:, None] + GREY, (0, width % 2, 0, height % 2), mode="replicate")
-    slow = denoise(F.avg_pool2d(colours, 2), torch.cat([of_red, of_green]) / 2)
-    colours = F.interpolate(slow, scale_factor=2, mode="bilinear")[..., :height, :width] - GREY
+    colours = half_size.denoised(denoise, torch.cat([red, green])[:, None] + GREY, torch.cat([of_red, of_green])) - GREY
     parts = torch.cat([denoise(brightness[:, None], of_brightness), *colours.chunk(2)], dim=1)
     return torch.einsum("ca,bahw->bchw", torch.linalg.inv(axes), parts)

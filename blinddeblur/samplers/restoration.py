@@ -7,10 +7,10 @@ measurement, and no noise is injected. The answer is one image near the mean of 
 from dataclasses import replace
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from blinddeblur.physics.convolution import Blur, extend
 from blinddeblur.physics.measurement import WRONG_KERNEL, Measurement, model_error
+from blinddeblur.priors import half_size
 from blinddeblur.samplers.deblurring import Deblurring
 from blinddeblur.samplers.proximal import LEAST_WEIGHT, image_step
 from blinddeblur.samplers.schedule import Denoiser, log_spaced
@@ -39,7 +39,8 @@ def restore(given: Deblurring, sigmas: tuple[float, float] = SIGMAS) -> Tensor:
     x, steps = given.start(), given.steps or STEPS
     for index, level in enumerate(log_spaced(*sigmas, steps)):
         weight = max(LEAST_WEIGHT, PRIOR_SHARE * (given.unexplained / level) ** 2)
-        x = image_step(_denoised(given.denoise, x, level), given.y, given.blur, weight)
+        x0 = half_size.denoised(given.denoise, x, level) if level > COARSE else given.denoise(x, level)
+        x = image_step(x0, given.y, given.blur, weight)
         given.tell(index, steps, x)
     return given.within(x)
 
@@ -47,16 +48,6 @@ def restore(given: Deblurring, sigmas: tuple[float, float] = SIGMAS) -> Tensor:
 def brief(given: Deblurring) -> Tensor:
     """The same in few steps, whatever their number is said to be: of a restoration that is not handed out alone."""
     return restore(replace(given, steps=BRIEF_STEPS), SHORT_SIGMAS)
-
-
-def _denoised(denoise: Denoiser, x: Tensor, level: float) -> Tensor:
-    """By the prior, (B, C, H, W); where noise hides all that is fine, at half the size, in a quarter of the time."""
-    if level <= COARSE:
-        return denoise(x, level)
-    height, width = x.shape[-2:]
-    even = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
-    half = denoise(F.avg_pool2d(even, 2), level / 2)  # the mean of four has half of their noise
-    return F.interpolate(half, scale_factor=2, mode="bilinear")[..., :height, :width]
 
 
 def first_image(denoise: Denoiser, y: Measurement, blur: Blur, sigma: float) -> Tensor:
